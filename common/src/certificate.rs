@@ -1,0 +1,147 @@
+//! What validators sign, and the certificate that makes a block final.
+
+use std::collections::BTreeSet;
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    crypto::{PublicKey, Signature, domain, sign_bytes},
+    ids::{ChainRef, Epoch, Hash, Height, Round},
+    membership::ValidatorSet,
+};
+
+/// The two votes of a round.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
+)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub enum VoteKind {
+    /// First vote of a round.
+    Prevote = 0,
+    /// Second vote of a round; a quorum of them for one block is its certificate.
+    Precommit = 1,
+}
+
+/// The bytes that a validator signs for a vote; `block` is `None` for a vote for nil.
+///
+/// Chain and epoch are inside, so that a vote of another chain or of an epoch that was superseded
+/// counts for nothing.
+pub fn vote_sign_bytes(
+    chain: &ChainRef,
+    epoch: Epoch,
+    height: Height,
+    round: Round,
+    kind: VoteKind,
+    block: Option<Hash>,
+) -> Vec<u8> {
+    sign_bytes(domain::VOTE, &(chain, epoch, height, round, kind, block))
+}
+
+/// Proof that a block is final: precommits of one round for it by a quorum of the epoch's validators.
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+pub struct CommitCertificate {
+    /// Epoch whose validators signed.
+    pub epoch: Epoch,
+    /// Height of the block.
+    pub height: Height,
+    /// Round in which this quorum formed. Nodes may hold certificates of different rounds for one
+    /// block, so nothing may be derived from it.
+    pub round: Round,
+    /// Hash of the block.
+    pub block: Hash,
+    /// Signers with their precommit signatures, each signer once.
+    pub signatures: Vec<(PublicKey, Signature)>,
+}
+
+/// Why a certificate proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// It is of another epoch than the set it was checked against.
+    #[error("certificate of epoch {found}, expected epoch {expected}")]
+    WrongEpoch {
+        /// Epoch of the certificate.
+        found: Epoch,
+        /// Epoch of the validator set.
+        expected: Epoch,
+    },
+    /// A signer is not a validator of the epoch.
+    #[error("signer {0} is not a validator of the epoch")]
+    UnknownSigner(PublicKey),
+    /// A signer stands in it twice.
+    #[error("signer {0} stands in the certificate twice")]
+    DuplicateSigner(PublicKey),
+    /// A signature does not hold.
+    #[error("the signature of {0} does not hold")]
+    BadSignature(PublicKey),
+    /// Fewer signers than a quorum.
+    #[error("{found} signatures, a quorum is {quorum}")]
+    NoQuorum {
+        /// Signatures present.
+        found: usize,
+        /// Signatures needed.
+        quorum: usize,
+    },
+}
+
+impl CommitCertificate {
+    /// Checks that a quorum of `validators` signed this block. Cheap checks come first.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub fn verify(
+        &self,
+        chain: &ChainRef,
+        validators: &ValidatorSet,
+    ) -> Result<(), CertificateError> {
+        if self.epoch != validators.epoch() {
+            return Err(CertificateError::WrongEpoch {
+                found: self.epoch,
+                expected: validators.epoch(),
+            });
+        }
+        let mut signers = BTreeSet::new();
+        for (signer, _) in &self.signatures {
+            if !validators.contains(signer) {
+                return Err(CertificateError::UnknownSigner(*signer));
+            }
+            if !signers.insert(signer) {
+                return Err(CertificateError::DuplicateSigner(*signer));
+            }
+        }
+        let quorum = validators.quorum();
+        if signers.len() < quorum {
+            return Err(CertificateError::NoQuorum {
+                found: signers.len(),
+                quorum,
+            });
+        }
+        let message = vote_sign_bytes(
+            chain,
+            self.epoch,
+            self.height,
+            self.round,
+            VoteKind::Precommit,
+            Some(self.block),
+        );
+        match self
+            .signatures
+            .iter()
+            .find(|(signer, signature)| !signer.verify(&message, signature))
+        {
+            Some((signer, _)) => Err(CertificateError::BadSignature(*signer)),
+            None => Ok(()),
+        }
+    }
+}

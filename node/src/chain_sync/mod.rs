@@ -1,0 +1,1 @@
+//! `chain_sync` of the node.

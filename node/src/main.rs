@@ -1,0 +1,3 @@
+//! The `axolotl` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! `mempool` of the node.

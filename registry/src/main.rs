@@ -1,0 +1,3 @@
+//! The `axolotl-registry` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tests of Axolotl that need several processes.
