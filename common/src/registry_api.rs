@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::{
     crypto::{KeyPair, PublicKey, Signature, domain, sign_bytes},
     ids::{ChainRef, Epoch, Hash, Height, NodeId, Round, VolumeId},
+    membership::SignedRecord,
 };
 
 /// Largest request body, bytes.
@@ -46,7 +47,7 @@ pub enum Role {
 }
 
 /// How a node fares, as the registry sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// Started, has not registered or reported yet.
@@ -410,6 +411,123 @@ impl SignedOrder {
         let bytes = Self::order_sign_bytes(self.chain_id, &self.to, self.number, &self.order);
         authority.verify(&bytes, &self.signature)
     }
+}
+
+/// `POST /control/answers`, signed by the node's key: what became of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ControlAnswer {
+    /// Label; must be the label of the signing key.
+    pub node_id: NodeId,
+    /// Number of the order.
+    pub number: u64,
+    /// Whether the node did as it was told.
+    pub done: bool,
+    /// In words, where there is something to say.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// What kind of thing happened, in `GET /events`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EventKind {
+    /// The registry started.
+    Started,
+    /// A node announced itself.
+    Registered,
+    /// A node reports in time.
+    Healthy,
+    /// A node is no longer heard.
+    Unhealthy,
+    /// The registry started a node for the first time.
+    Spawned,
+    /// A node's process or container ended.
+    Exited,
+    /// The registry started a node again.
+    Restarted,
+    /// A node was stopped on purpose.
+    Stopped,
+    /// The genesis was formed.
+    Genesis,
+    /// Another node leads.
+    Leader,
+    /// A node saw no commit although there is work.
+    Failure,
+    /// Something stands in the way of the registry's work.
+    Warning,
+}
+
+impl EventKind {
+    /// The kind as it stands in JSON, in the `event:` line of the stream and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Registered => "registered",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Spawned => "spawned",
+            Self::Exited => "exited",
+            Self::Restarted => "restarted",
+            Self::Stopped => "stopped",
+            Self::Genesis => "genesis",
+            Self::Leader => "leader",
+            Self::Failure => "failure",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// One event of `GET /events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Grows with each event, also over restarts of the registry; gaps are allowed.
+    pub id: u64,
+    /// When, RFC 3339.
+    pub time: String,
+    /// Kind.
+    pub kind: EventKind,
+    /// The node it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// In words.
+    pub message: String,
+}
+
+/// `GET /membership`: every epoch record, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MembershipResponse {
+    /// Chain id, once the genesis is formed.
+    pub chain_id: Option<u64>,
+    /// Hash of the genesis document, once formed.
+    pub genesis_hash: Option<Hash>,
+    /// Key that signs the records.
+    pub authority_key: PublicKey,
+    /// Newest epoch, if there is one.
+    pub epoch: Option<Epoch>,
+    /// Votes that finalise a block in the newest epoch.
+    pub quorum: usize,
+    /// Signed records, newest first.
+    pub records: Vec<SignedRecord>,
+}
+
+/// Values of [`Problem::kind`] that programs act on.
+pub mod problem {
+    /// The registry does not know the calling key: register (again).
+    pub const UNKNOWN_NODE: &str = "/problems/unknown-node";
+    /// A key that the registry does not know needs the join token.
+    pub const JOIN_TOKEN: &str = "/problems/join-token";
+    /// The clocks differ too much.
+    pub const CLOCK: &str = "/problems/clock";
+    /// The caller's request was seen before, or is older than one that was.
+    pub const REPLAY: &str = "/problems/replay";
+    /// The caller belongs to another chain than the registry's.
+    pub const OTHER_CHAIN: &str = "/problems/other-chain";
+    /// The registry's store is empty although a chain exists.
+    pub const STORE_LOST: &str = "/problems/store-lost";
+    /// The wished label belongs to a living node.
+    pub const LABEL_TAKEN: &str = "/problems/label-taken";
+    /// The genesis is not formed yet.
+    pub const FORMING: &str = "/problems/forming";
 }
 
 /// `GET /status` of a node's own HTTP port.

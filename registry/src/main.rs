@@ -1,3 +1,141 @@
 //! The `axolotl-registry` program.
 
-fn main() {}
+use std::{io::Write, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use axolotl_registry::{
+    adopt::adopt,
+    app::App,
+    authority::Token,
+    config::{AdoptArgs, Cli, Command, Config, HealthArgs, ServeArgs, TokenArgs},
+    openapi, telemetry,
+};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit code for wrong settings.
+const EXIT_SETTINGS: u8 = 2;
+/// Longest time the ending may take.
+const END_PATIENCE: Duration = Duration::from_secs(8);
+/// `health` waits this long for an answer.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
+/// Threads for work that waits for the disk: more would only wait for the same lock.
+const BLOCKING_THREADS: usize = 8;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(args) => return serve(&args),
+        Command::Health(args) => health(&args),
+        Command::AdminToken(args) => admin_token(&args),
+        Command::Adopt(args) => adopt_chain(&args),
+        Command::Openapi => print(&openapi::text()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn adopt_chain(args: &AdoptArgs) -> anyhow::Result<()> {
+    let document = adopt(
+        &args.data_dir,
+        &args.key_path(),
+        &args.genesis,
+        &args.authority_key,
+    )?;
+    print(&format!(
+        "{} now holds a store for chain {} (genesis {}); go on with `axolotl-registry serve`\n",
+        args.data_dir.display(),
+        document.chain().id,
+        document.hash()
+    ))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()?;
+    Ok(runtime)
+}
+
+fn serve(args: &ServeArgs) -> ExitCode {
+    let config = match Config::read(args) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprint!("{faults}");
+            return ExitCode::from(EXIT_SETTINGS);
+        }
+    };
+    // What a panic leaves half done must not be gone on with.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+    let result = telemetry::init(config.log_format, &config.rust_log)
+        .and_then(|()| runtime())
+        .and_then(|runtime| {
+            let result = runtime.block_on(run(config));
+            runtime.shutdown_timeout(END_PATIENCE);
+            result
+        });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("the registry ended: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let app = App::start(config).await?;
+    app.run_until(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+    .await
+}
+
+fn health(args: &HealthArgs) -> anyhow::Result<()> {
+    let url = format!(
+        "http://{}/livez",
+        std::net::SocketAddr::new(args.addr, args.port)
+    );
+    runtime()?.block_on(async {
+        let client = reqwest::Client::builder()
+            .timeout(HEALTH_PATIENCE)
+            .no_proxy()
+            .build()?;
+        let answer = client.get(&url).send().await.with_context(|| url.clone())?;
+        answer.error_for_status().with_context(|| url.clone())?;
+        Ok(())
+    })
+}
+
+fn admin_token(args: &TokenArgs) -> anyhow::Result<()> {
+    let path = args.path();
+    let token = Token::read(&path)?.with_context(|| {
+        format!(
+            "{}: there is no token yet; the registry makes it at its first start (--data-dir \
+             names its directory)",
+            path.display()
+        )
+    })?;
+    print(&format!("{}\n", token.reveal()))
+}

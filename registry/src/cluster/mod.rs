@@ -1,0 +1,52 @@
+//! The pure part of the registry: who may register under which label, who is alive, which
+//! validators make the genesis, what to start again and when.
+//!
+//! There is no clock, no randomness and no input or output in here: `now` is an argument, and what
+//! is to become durable is handed back to the caller, who writes it down and then applies it.
+
+pub mod forming;
+pub mod liveness;
+pub mod rate;
+pub mod registration;
+pub mod restart;
+pub mod state;
+pub mod view;
+
+use std::time::Duration;
+
+/// Time since the start of this process, on the monotonic clock.
+pub type Now = Duration;
+
+/// Most nodes that the registry keeps on record, superseded ones included.
+pub const MAX_NODES_KNOWN: usize = 1_024;
+/// Largest number in a label `node<number>`.
+pub const MAX_NODE_NUMBER: u64 = 1_000_000;
+/// Most libp2p addresses of one node.
+pub const MAX_ADDRESSES: usize = 8;
+/// Longest address or URL, bytes.
+pub const MAX_ADDRESS_LEN: usize = 256;
+/// Longest version text, bytes.
+pub const MAX_VERSION_LEN: usize = 64;
+/// Most peers listed in one heartbeat or report; more are refused.
+pub const MAX_REPORTED_PEERS: usize = 256;
+/// Longest free text in a request, bytes.
+pub const MAX_TEXT_LEN: usize = 1_024;
+
+/// Settings that the rules depend on.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Floor for scaling.
+    pub min_nodes: usize,
+    /// Ceiling for scaling.
+    pub max_nodes: usize,
+    /// Wanted number of voting members.
+    pub target_nodes: usize,
+    /// Nodes that must register before the genesis is built.
+    pub genesis_nodes: usize,
+    /// A node that is silent for this long is no longer healthy.
+    pub unhealthy_after: Duration,
+    /// How long a peer's word that it reaches a node counts.
+    pub peer_word: Duration,
+    /// Whether keys that are not known register without the join token.
+    pub open_registration: bool,
+}

@@ -1,0 +1,58 @@
+//! The HTTP API: reads requests, checks who calls, hands intents to [`crate::registry::Registry`],
+//! writes answers.
+//!
+//! Every error is a problem document (RFC 9457). Checked in this order: size, foreign origin,
+//! content type, signature or token, body, and only then the rules of the cluster.
+
+mod call;
+mod control;
+mod error;
+mod events;
+mod failures;
+mod nodes;
+mod operator;
+mod page;
+mod probes;
+mod router;
+mod server;
+mod status;
+
+pub use error::ApiError;
+pub use router::{document, router};
+pub use server::serve;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use crate::registry::Registry;
+
+/// Requests that are worked on at once; more are answered with 503.
+pub const MAX_CONCURRENT_REQUESTS: usize = 128;
+/// Open connections; further ones wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 1_024;
+/// Streams of events at once; more are answered with 503.
+pub const MAX_EVENT_STREAMS: usize = 64;
+/// A request must be answered in this time, streams aside.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent stream says that it lives this often.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct Api {
+    pub(crate) registry: Registry,
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) event_streams: Arc<Semaphore>,
+}
+
+impl Api {
+    /// The API of a registry.
+    pub fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            requests: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
+            event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
+        }
+    }
+}

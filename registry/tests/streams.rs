@@ -1,0 +1,180 @@
+//! Streams: events that resume, orders to nodes, and deadlines as they are told.
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+mod support;
+
+use std::time::Duration;
+
+use axolotl_common::{
+    NodeId,
+    registry_api::{ControlAnswer, MembershipResponse, NodeState, Order, SignedOrder},
+};
+use reqwest::Method;
+use support::{Calls, TestRegistry, beat, key, next_counter, now_ms, wait_for};
+
+async fn registry() -> (tempfile::TempDir, TestRegistry, Calls) {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = TestRegistry::start(dir.path(), &[]).await;
+    let api = registry.api();
+    (dir, registry, api)
+}
+
+/// Reads a stream until it holds `wanted`; returns all of it.
+async fn read_until(response: &mut reqwest::Response, wanted: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(wanted) {
+        let chunk = tokio::time::timeout(Duration::from_secs(10), response.chunk()).await;
+        let chunk = chunk.unwrap_or_else(|_| panic!("{wanted} did not come; seen: {text}"));
+        match chunk.unwrap() {
+            Some(chunk) => text.push_str(&String::from_utf8_lossy(&chunk)),
+            None => panic!("the stream ended before {wanted}; seen: {text}"),
+        }
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_resume_where_they_were_left() {
+    let (dir, registry, api) = registry().await;
+    api.register_all(4).await;
+    let events = || api.http.get(format!("{}/events", api.url));
+    let mut stream = events().send().await.unwrap();
+    let text = read_until(&mut stream, "event: genesis").await;
+    let kinds: Vec<&str> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("event: "))
+        .collect();
+    assert_eq!(kinds[..2], ["started", "registered"], "{text}");
+    let ids: Vec<u64> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("id: ")?.parse().ok())
+        .collect();
+    assert!(ids.is_sorted(), "{ids:?}");
+    api.beat(&key(1), &beat(1, 1, 0)).await;
+    read_until(&mut stream, "node1 is healthy").await;
+    drop(stream);
+    registry.stop().await;
+
+    let registry = TestRegistry::start(dir.path(), &[]).await;
+    let api = registry.api();
+    let request = api.http.get(format!("{}/events", api.url));
+    let last = ids.last().unwrap().to_string();
+    let mut stream = request.header("last-event-id", last).send().await.unwrap();
+    let text = read_until(&mut stream, "(start 2)").await;
+    assert!(!text.contains("event: genesis"), "{text}");
+    assert!(text.contains("node1 is healthy"), "{text}");
+    registry.stop().await;
+}
+
+fn orders(text: &str) -> Vec<SignedOrder> {
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    data.map(|data| serde_json::from_str(data).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_signed_and_their_numbers_grow_over_restarts() {
+    let (dir, registry, api) = registry().await;
+    let open = |api: &Calls, i| {
+        let call = api.signed_at(
+            &key(i),
+            Method::GET,
+            "/control",
+            b"",
+            now_ms(),
+            next_counter(),
+        );
+        call.send()
+    };
+    assert_eq!(open(&api, 1).await.unwrap().status(), 404);
+    api.register_all(3).await;
+    let mut stream = open(&api, 1).await.unwrap();
+    let first = orders(&read_until(&mut stream, "\n\n").await).remove(0);
+    api.register_all(4).await;
+    let second = orders(&read_until(&mut stream, "\n\n").await).remove(0);
+    let authority = api
+        .get("/membership")
+        .await
+        .json::<MembershipResponse>()
+        .authority_key;
+    assert!(first.verify(&authority) && second.verify(&authority));
+    assert_eq!((first.chain_id, first.to), (0, key(1).public()));
+    assert!(second.number > first.number);
+    let Order::Peers { peers } = &second.order else {
+        panic!("{second:?}");
+    };
+    assert_eq!(peers.len(), 4, "{peers:?}");
+
+    // A newer stream of the same node ends the older one.
+    let mut newer = open(&api, 1).await.unwrap();
+    let third = orders(&read_until(&mut newer, "\n\n").await).remove(0);
+    assert_eq!(third.chain_id, 7777);
+    let end = async { while stream.chunk().await.unwrap().is_some() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(10), end).await;
+    assert!(ended.is_ok(), "the older stream did not end");
+
+    let answer = ControlAnswer {
+        node_id: NodeId::numbered(1),
+        number: third.number,
+        done: true,
+        detail: String::new(),
+    };
+    let call = api.signed(&key(1), Method::POST, "/control/answers", &answer);
+    assert_eq!(api.send(call).await.unwrap().status, 202);
+    let call = api.signed(&key(2), Method::POST, "/control/answers", &answer);
+    api.send(call).await.unwrap().problem(401);
+    registry.stop().await;
+
+    let registry = TestRegistry::start(dir.path(), &[]).await;
+    let api = registry.api();
+    let mut stream = open(&api, 1).await.unwrap();
+    let fourth = orders(&read_until(&mut stream, "\n\n").await).remove(0);
+    assert!(
+        fourth.number > third.number,
+        "{} after {}",
+        fourth.number,
+        third.number
+    );
+    registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_is_noticed_at_its_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = [
+        "--health-check-interval",
+        "100ms",
+        "--unhealthy-after",
+        "400ms",
+    ];
+    let registry = TestRegistry::start(dir.path(), &flags).await;
+    let api = registry.api();
+    api.register_all(2).await;
+    api.beat(&key(1), &beat(1, 1, 1)).await;
+    let mut stream = api
+        .http
+        .get(format!("{}/events", api.url))
+        .send()
+        .await
+        .unwrap();
+    let text = read_until(&mut stream, "node1 is failed: no heartbeat").await;
+    assert!(text.contains("event: unhealthy"), "{text}");
+    assert_eq!(api.status().await.healthy_nodes, 0);
+    // A peer's word makes it unreachable instead.
+    api.beat(&key(1), &beat(1, 2, 1)).await;
+    let mut word = beat(2, 1, 1);
+    word.reachable = vec![key(1).public()];
+    wait_for("node1 unreachable", || async {
+        let mut word = word.clone();
+        word.seq = now_ms();
+        api.beat(&key(2), &word).await;
+        let node = api.status().await.nodes[&NodeId::numbered(1)].clone();
+        if node.state == NodeState::Unreachable {
+            Ok(())
+        } else {
+            Err(node)
+        }
+    })
+    .await;
+    registry.stop().await;
+}
