@@ -1,0 +1,290 @@
+//! Messages, blocks and verdicts on their way into the core.
+
+use axolotl_common::{Hash, Height, Round};
+use bytes::Bytes;
+
+use super::{Admission, Driver, Phase};
+use crate::{
+    bodies::{BodyState, ProposedIn},
+    context::core::CoreInput,
+    effect::Effect,
+    epoch::Standing,
+    input::{Now, TimerKind, Verdict},
+    liveness::timeout,
+    log_record::LogEntry,
+    message::{Message, Payload, SignedProposal, SignedVote},
+};
+
+impl Driver {
+    pub(super) fn receive(&mut self, now: Now, message: Message) -> Result<(), String> {
+        let (standing, admission) = self.classify(&message);
+        let (Some(standing), Admission::Accept) = (standing, admission) else {
+            return Ok(());
+        };
+        let authentic = !matches!(standing, Standing::LowerEpoch | Standing::NewerEpoch);
+        if authentic {
+            if let Payload::Vote(vote) = &message.payload {
+                self.highest.note(vote);
+            }
+            if message.author() == Some(&self.signer.me()) {
+                return self.own_message(standing, &message);
+            }
+        }
+        match standing {
+            Standing::LowerEpoch | Standing::Past => self.answer_latecomer(now),
+            Standing::NewerEpoch => self.newer_epoch(now, message.height()),
+            Standing::Future => {
+                self.note_ahead(message.height());
+                if !matches!(message.payload, Payload::Decided(_)) {
+                    self.future.push(message);
+                }
+            }
+            Standing::FarFuture => self.note_ahead(message.height()),
+            Standing::Current if self.is_held() => {
+                if let Payload::Decided(certificate) = &message.payload {
+                    self.note_ahead(certificate.height.next());
+                } else {
+                    self.future.push(message);
+                }
+            }
+            Standing::Current => return self.receive_current(message),
+        }
+        Ok(())
+    }
+
+    /// A message of the present height, authenticated, the height not held.
+    pub(super) fn receive_current(&mut self, message: Message) -> Result<(), String> {
+        // What was kept for later was judged by the set of an earlier height.
+        if self.classify(&message) != (Some(Standing::Current), Admission::Accept) {
+            return Ok(());
+        }
+        let decided = self
+            .current
+            .as_ref()
+            .is_some_and(|current| matches!(current.phase, Phase::Decided));
+        if decided {
+            return Ok(());
+        }
+        if let Payload::Decided(certificate) = &message.payload {
+            self.note_ahead(certificate.height.next());
+            return Ok(());
+        }
+        self.start_if_idle()?;
+        match message.payload {
+            Payload::Vote(vote) => self.feed(CoreInput::Entry(LogEntry::Vote(vote))),
+            Payload::Proposal { proposal, block } => self.proposed(proposal, block),
+            Payload::Polka(polka) => self.feed(CoreInput::Entry(LogEntry::Polka(polka))),
+            Payload::Round(certificate) => self.feed(CoreInput::RoundCertificate(certificate)),
+            Payload::Decided(_) => Ok(()),
+        }
+    }
+
+    fn proposed(&mut self, signed: SignedProposal, bytes: Bytes) -> Result<(), String> {
+        let proposal = signed.proposal;
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        let id = (proposal.round, proposal.block, proposal.valid_round);
+        if current.fed.insert(id) {
+            self.feed(CoreInput::Entry(LogEntry::Proposal(signed)))?;
+        }
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        let known = current.bodies.get(&proposal.block).map(|body| body.state);
+        let proposed = ProposedIn {
+            round: proposal.round,
+            valid_round: proposal.valid_round,
+            proposer: proposal.proposer,
+            told: false,
+        };
+        let check = match known {
+            None => {
+                let held = current.core.held_blocks();
+                let state = BodyState::Checking;
+                current
+                    .bodies
+                    .insert(proposal.block, bytes.clone(), state, &held);
+                true
+            }
+            // Perhaps it was early by our clock: a later round deserves another look.
+            Some(BodyState::Invalid) => current
+                .bodies
+                .get(&proposal.block)
+                .is_some_and(|body| body.proposals.iter().all(|p| p.round < proposal.round)),
+            Some(BodyState::Checking | BodyState::Valid) => false,
+        };
+        if let Some(body) = current.bodies.get_mut(&proposal.block) {
+            body.propose(proposed);
+            if check {
+                body.state = BodyState::Checking;
+            }
+        }
+        if check && let Some(summary) = (self.config.summary)(&bytes) {
+            self.out.push(Effect::CheckBlock {
+                height: proposal.height,
+                round: proposal.round,
+                block: proposal.block,
+                bytes,
+                builder: summary.builder,
+            });
+        }
+        if known == Some(BodyState::Valid) {
+            self.tell_verdicts(proposal.block, true)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn checked(
+        &mut self,
+        height: Height,
+        block: Hash,
+        verdict: &Verdict,
+    ) -> Result<(), String> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if current.start.height != height || !matches!(current.phase, Phase::Running) {
+            return Ok(());
+        }
+        let Some(body) = current.bodies.get_mut(&block) else {
+            return Ok(());
+        };
+        if body.state != BodyState::Checking {
+            return Ok(());
+        }
+        let valid = match verdict {
+            Verdict::Valid => {
+                body.state = BodyState::Valid;
+                let bytes = body.bytes.clone();
+                self.append(LogEntry::Block { block, bytes });
+                true
+            }
+            Verdict::Invalid(reason) => {
+                tracing::warn!(%height, %block, reason, "a proposed block is invalid");
+                body.state = BodyState::Invalid;
+                false
+            }
+        };
+        self.tell_verdicts(block, valid)
+    }
+
+    fn tell_verdicts(&mut self, block: Hash, valid: bool) -> Result<(), String> {
+        let verdicts = self
+            .current
+            .as_mut()
+            .and_then(|current| current.bodies.get_mut(&block))
+            .map(|body| body.verdicts(block, valid))
+            .unwrap_or_default();
+        for verdict in verdicts {
+            self.feed(CoreInput::Entry(LogEntry::Verdict(verdict)))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn built(
+        &mut self,
+        height: Height,
+        round: Round,
+        block: Hash,
+        bytes: Bytes,
+    ) -> Result<(), String> {
+        let me = self.signer.me();
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if current.start.height != height || current.building != Some(round) {
+            return Ok(());
+        }
+        let summary = (self.config.summary)(&bytes);
+        let fits = bytes.len() <= self.config.max_block_bytes
+            && summary.is_some_and(|s| (s.hash, s.height, s.builder) == (block, height, me));
+        if !fits {
+            tracing::error!(%height, %round, %block, "the block built here is not fit to be proposed");
+            return Ok(());
+        }
+        current.building = None;
+        if current.core.round() != Some(round) || !current.core.awaits_proposal() {
+            return Ok(());
+        }
+        let held = current.core.held_blocks();
+        current
+            .bodies
+            .insert(block, bytes.clone(), BodyState::Valid, &held);
+        self.append(LogEntry::Block { block, bytes });
+        self.feed(CoreInput::Propose { round, block })
+    }
+
+    fn note_ahead(&mut self, seen: Height) {
+        let Some(height) = self.height() else {
+            return;
+        };
+        let pause = timeout(&self.config.timing, TimerKind::Rebroadcast, Round(0));
+        let action = self.ahead.note(seen, height, pause);
+        self.act_ahead(action);
+    }
+
+    /// Messages of an unknown epoch cannot be authenticated, so they do nothing but ask for a sync,
+    /// at most once in a while.
+    fn newer_epoch(&mut self, now: Now, height_seen: Height) {
+        let pause = timeout(&self.config.timing, TimerKind::Rebroadcast, Round(0));
+        let due = self
+            .last_epoch_sync
+            .is_none_or(|last| now.saturating_sub(last) >= pause);
+        if due {
+            self.last_epoch_sync = Some(now);
+            self.out.push(Effect::Behind { height_seen });
+        }
+    }
+
+    /// Someone still votes on a height that is decided: show the certificate, at most once in a
+    /// while.
+    fn answer_latecomer(&mut self, now: Now) {
+        let pause = timeout(&self.config.timing, TimerKind::Rebroadcast, Round(0));
+        let due = self
+            .last_answer
+            .is_none_or(|last| now.saturating_sub(last) >= pause / 2);
+        let certificate = self
+            .current
+            .as_ref()
+            .and_then(|current| current.start.last_certificate.clone());
+        if due && let Some(certificate) = certificate {
+            self.last_answer = Some(now);
+            self.broadcast(Payload::Decided(certificate));
+        }
+    }
+
+    /// A message with our own good signature. The core has what we sent; what we do not know of shows
+    /// that the log was rolled back or that the key is in use elsewhere.
+    fn own_message(&mut self, standing: Standing, message: &Message) -> Result<(), String> {
+        let Payload::Vote(vote) = &message.payload else {
+            return Ok(());
+        };
+        let unknown = match standing {
+            Standing::Future | Standing::FarFuture => true,
+            Standing::Current if self.is_held() => self.amnesia.is_above_log(vote),
+            Standing::Current => !self.signer.signed_vote(&vote.vote),
+            _ => false,
+        };
+        if unknown {
+            self.found_unfit(*vote)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The log was rolled back or the key is in use elsewhere: follow from here on, sign nothing.
+    fn found_unfit(&mut self, vote: SignedVote) -> Result<(), String> {
+        if self.is_unfit() {
+            return Ok(());
+        }
+        self.amnesia.set_unfit();
+        self.out.push(Effect::Unfit { vote });
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        current.core.silence();
+        current.building = None;
+        Ok(())
+    }
+}

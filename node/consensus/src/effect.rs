@@ -1,0 +1,103 @@
+//! What comes out of the driver.
+
+use std::time::Duration;
+
+use axolotl_common::{CommitCertificate, Hash, Height, PublicKey, Round};
+use bytes::Bytes;
+
+use crate::{
+    input::TimerId,
+    log_record::LogRecord,
+    message::{Message, SignedProposal, SignedVote},
+};
+
+/// Two signed statements of one validator that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Two votes of one kind in one round.
+    Votes(SignedVote, SignedVote),
+    /// Two proposals in one round.
+    Proposals(SignedProposal, SignedProposal),
+}
+
+impl Evidence {
+    /// Who contradicted itself.
+    pub fn validator(&self) -> &PublicKey {
+        match self {
+            Self::Votes(vote, _) => &vote.vote.validator,
+            Self::Proposals(proposal, _) => &proposal.proposal.proposer,
+        }
+    }
+}
+
+/// What the world is asked to do, strictly in the order given.
+///
+/// Within the effects of one turn all records come first, then one [`Effect::Flush`] if anything
+/// after it needs one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Append a record to the consensus log, not yet synced.
+    Append(LogRecord),
+    /// Sync the consensus log. What follows happens only when that succeeded; when it fails, the
+    /// process ends.
+    Flush,
+    /// Send to all validators.
+    Broadcast(Message),
+    /// Set a timer, in place of one with the same id.
+    SetTimer {
+        /// Which.
+        id: TimerId,
+        /// From now on.
+        after: Duration,
+    },
+    /// Forget a timer.
+    CancelTimer(TimerId),
+    /// Build a block on top of the chain; answered by [`crate::Input::Built`]. No answer is a failed
+    /// round, no more.
+    BuildBlock {
+        /// Height of the block.
+        height: Height,
+        /// Round in which it will be proposed.
+        round: Round,
+    },
+    /// Execute a block; answered by [`crate::Input::Checked`].
+    CheckBlock {
+        /// Height of the block.
+        height: Height,
+        /// Round in which it was proposed.
+        round: Round,
+        /// Hash of the block.
+        block: Hash,
+        /// The encoded block.
+        bytes: Bytes,
+        /// Builder that the header names; a validator of the epoch, and the proposer where the block
+        /// was proposed for the first time. The driver has checked that already.
+        builder: PublicKey,
+    },
+    /// A block is decided. Store it durably, then send [`crate::Input::Begin`] for the next height.
+    Commit {
+        /// Proof.
+        certificate: CommitCertificate,
+        /// The encoded block.
+        bytes: Bytes,
+    },
+    /// Others decided blocks that this node lacks: start a sync.
+    Behind {
+        /// Height that others are at; the block below it exists. Not authenticated when the message
+        /// was of an unknown newer epoch.
+        height_seen: Height,
+    },
+    /// A validator contradicted itself.
+    Misbehaviour(Evidence),
+    /// The amnesia check needs answers: ask every validator for the highest vote of ours that it
+    /// holds. Repeated until enough have answered.
+    AskHighestVotes,
+    /// This node signed a vote that its log does not know: the log was rolled back, or the key is
+    /// used twice. It signs nothing more in this process and must be replaced.
+    Unfit {
+        /// The vote.
+        vote: SignedVote,
+    },
+    /// An error after which nothing may go on: end the process with this reason.
+    Fatal(String),
+}

@@ -1,0 +1,270 @@
+//! What the world does for a driver.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axolotl_consensus::{Effect, Input, Message, MessageKind, Verdict};
+use rand::Rng;
+
+use super::{Event, World};
+use crate::sim::{
+    byzantine::Cast,
+    invariants::Violation,
+    ledger::{self, Block},
+    net::Micros,
+};
+
+impl World {
+    pub(super) fn step(&mut self, node: usize, input: Input) -> Result<(), Violation> {
+        let now = self.clock(node);
+        let Some(running) = self.nodes[node].running.as_mut() else {
+            return Ok(());
+        };
+        let effects = running.driver.step(now, input);
+        self.perform(node, effects)
+    }
+
+    pub(super) fn perform(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Violation> {
+        for effect in effects {
+            let Some(running) = self.nodes[node].running.as_mut() else {
+                return Ok(());
+            };
+            if let Some(left) = running.crash_in.as_mut() {
+                if *left == 0 {
+                    self.crash(node);
+                    return Ok(());
+                }
+                *left -= 1;
+            }
+            self.perform_one(node, effect)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn perform_one(&mut self, node: usize, effect: Effect) -> Result<(), Violation> {
+        let boot = self.nodes[node].boot;
+        match effect {
+            Effect::Append(record) => self.nodes[node].disk.append(&record.encode()),
+            Effect::Flush => self.nodes[node].disk.flush(),
+            Effect::Broadcast(message) => self.broadcast(node, message)?,
+            Effect::SetTimer { id, after } => {
+                let after = after.div_f64(self.nodes[node].drift);
+                self.number += 1;
+                let number = self.number;
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.timers.insert(id, number);
+                }
+                let after = Micros::try_from(after.as_micros()).unwrap();
+                self.after(
+                    after,
+                    Event::Timer {
+                        node,
+                        boot,
+                        id,
+                        number,
+                    },
+                );
+            }
+            Effect::CancelTimer(id) => {
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.timers.remove(&id);
+                }
+            }
+            Effect::BuildBlock { height, round } => {
+                let nonce = self.rng.random();
+                let block = self.nodes[node].build(nonce, self.record.as_ref());
+                let bytes = block.encode();
+                let input = Input::Built {
+                    height,
+                    round,
+                    block: ledger::hash(&bytes),
+                    bytes,
+                };
+                self.answer(node, input);
+            }
+            Effect::CheckBlock {
+                height,
+                block,
+                bytes,
+                ..
+            } => {
+                let verdict = match Block::decode(&bytes) {
+                    Some(decoded) => match self.nodes[node].disk.chain.check(&decoded) {
+                        Ok(()) => Verdict::Valid,
+                        Err(why) => Verdict::Invalid(why),
+                    },
+                    None => Verdict::Invalid("not a block".into()),
+                };
+                self.answer(
+                    node,
+                    Input::Checked {
+                        height,
+                        block,
+                        verdict,
+                    },
+                );
+            }
+            Effect::Commit { certificate, bytes } => {
+                self.log(format_args!(
+                    "{node} decides {} in round {}",
+                    certificate.height, certificate.round
+                ));
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.storing = true;
+                }
+                let delay = self.rng.random_range(200..5_000);
+                self.after(
+                    delay,
+                    Event::Written {
+                        node,
+                        boot,
+                        certificate,
+                        bytes,
+                    },
+                );
+            }
+            Effect::Behind { height_seen } => self.sync(node, height_seen),
+            Effect::Misbehaviour(evidence) => {
+                self.log(format_args!("{node} caught {}", evidence.validator()));
+                self.misbehaviours += 1;
+                let honest = self
+                    .nodes
+                    .iter()
+                    .filter(|n| n.is_honest() && self.setup.mutant.is_none());
+                let accused = honest
+                    .map(|n| (n.number, n.key.public()))
+                    .find(|(_, key)| key == evidence.validator());
+                if let Some((accused, _)) = accused {
+                    return Err(Violation {
+                        invariant: "double_sign",
+                        what: format!("honest node {accused} is accused: {evidence:?}"),
+                    });
+                }
+            }
+            Effect::AskHighestVotes => {
+                for other in (0..self.nodes.len()).filter(|other| *other != node) {
+                    self.send_own(node, other, |from, to| Event::VotesAsked { from, to });
+                }
+            }
+            Effect::Unfit { vote } => {
+                self.log(format_args!("{node} is unfit: {:?}", vote.vote.position()));
+                self.unfit.insert(node);
+                let intact = self.nodes[node].rolled_back.is_none() && self.setup.mutant.is_none();
+                if intact && self.nodes[node].is_honest() {
+                    return Err(Violation {
+                        invariant: "fitness",
+                        what: format!(
+                            "node {node} lost nothing and is found unfit by {:?}",
+                            vote.vote
+                        ),
+                    });
+                }
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.unfit = true;
+                }
+            }
+            // Its own contradictions stand in the log of a liar, and it stops over them.
+            Effect::Fatal(_) if !self.nodes[node].is_honest() => self.crash(node),
+            Effect::Fatal(reason) => {
+                return Err(Violation {
+                    invariant: "fatal",
+                    what: format!("node {node}: {reason}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer of the node's own execution.
+    pub(super) fn answer(&mut self, node: usize, input: Input) {
+        let boot = self.nodes[node].boot;
+        let delay = self.rng.random_range(100..self.setup.plan.execution);
+        self.after(delay, Event::Own { node, boot, input });
+    }
+
+    pub(super) fn broadcast(&mut self, node: usize, message: Message) -> Result<(), Violation> {
+        self.log(format_args!(
+            "{node} sends {} {}/{}/{}",
+            message.kind(),
+            message.epoch(),
+            message.height(),
+            message.round()
+        ));
+        let peers: BTreeSet<_> = (0..self.nodes.len())
+            .filter(|other| *other != node)
+            .collect();
+        if self.nodes[node].is_honest() {
+            self.invariants.sent(node, &message)?;
+        }
+        let mut actor = self.nodes[node].actor.take();
+        let outgoing = match actor.as_mut() {
+            Some(actor) => {
+                let key = self.nodes[node].key.clone();
+                let liars = self
+                    .nodes
+                    .iter()
+                    .filter(|n| !n.is_honest() && n.number != node);
+                let mut cast = Cast {
+                    key: &key,
+                    liars: liars.map(|n| n.number).collect(),
+                    peers,
+                    copy: (1 << 63) | self.number,
+                    rng: &mut self.rng,
+                };
+                self.number += 8;
+                actor.says(&mut cast, message)
+            }
+            None => vec![(peers, message)],
+        };
+        self.nodes[node].actor = actor;
+        for (receivers, message) in outgoing {
+            let bytes: Arc<[u8]> = message.encode().into();
+            for to in receivers {
+                self.send_bytes(node, to, message.kind(), &bytes);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_bytes(
+        &mut self,
+        from: usize,
+        to: usize,
+        kind: MessageKind,
+        bytes: &Arc<[u8]>,
+    ) {
+        if !self.net.admits(from, to, kind) {
+            return;
+        }
+        for copy in self.net.route(&mut self.rng, from, to) {
+            let mut bytes = Arc::clone(bytes);
+            if copy.corrupt {
+                let mut broken = bytes.to_vec();
+                let at = self.rng.random_range(0..broken.len());
+                broken[at] ^= 1 << self.rng.random_range(0..8);
+                bytes = broken.into();
+            }
+            self.after(
+                copy.delay,
+                Event::Deliver {
+                    from,
+                    to,
+                    bytes,
+                    duplicate: copy.duplicate,
+                },
+            );
+        }
+    }
+
+    /// A request or an answer of another protocol, over the same network.
+    pub(super) fn send_own(
+        &mut self,
+        from: usize,
+        to: usize,
+        event: impl FnOnce(usize, usize) -> Event,
+    ) {
+        let first = self.net.route(&mut self.rng, from, to).first().copied();
+        if let Some(copy) = first {
+            self.after(copy.delay, event(from, to));
+        }
+    }
+}

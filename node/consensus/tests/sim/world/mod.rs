@@ -1,0 +1,440 @@
+//! The world of a run: virtual time, one queue of events, and the nodes.
+
+mod chaos;
+mod effects;
+mod lives;
+mod sync;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use axolotl_common::{CommitCertificate, Hash, Height, QuorumRule};
+use axolotl_consensus::{Admission, Input, Message, SignedVote, TimerId};
+use bytes::Bytes;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    byzantine::ActorKind,
+    faults::{Fault, Plan},
+    invariants::{Invariants, Violation},
+    ledger::{Chain, MAX_BLOCK_BYTES, Record},
+    net::{Micros, Network},
+    node::Node,
+};
+
+/// After the faults are lifted, this much time for the progress that must be made.
+const GRACE: Micros = 90_000_000;
+/// Blocks that every node must add after the faults are lifted.
+const PROGRESS: u64 = 3;
+
+/// Pause between two questions of the status exchange.
+const STATUS_EVERY: Micros = 2_000_000;
+/// Longest trace, bytes; beyond it a run goes round in circles.
+const MAX_TRACE: usize = 4 << 20;
+
+/// Most events that may wait.
+const MAX_EVENTS: usize = 100_000;
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// Bytes reach a node.
+    Deliver {
+        from: usize,
+        to: usize,
+        bytes: Arc<[u8]>,
+        duplicate: bool,
+    },
+    Timer {
+        node: usize,
+        boot: u64,
+        id: TimerId,
+        number: u64,
+    },
+    /// Something that the node's own machinery tells its driver.
+    Own {
+        node: usize,
+        boot: u64,
+        input: Input,
+    },
+    /// The block log was synced.
+    Written {
+        node: usize,
+        boot: u64,
+        certificate: CommitCertificate,
+        bytes: Bytes,
+    },
+    Transaction(u64),
+    Gossip {
+        to: usize,
+        transaction: u64,
+    },
+    SyncAsked {
+        from: usize,
+        to: usize,
+        above: Height,
+    },
+    SyncAnswered {
+        node: usize,
+        boot: u64,
+        blocks: Vec<(Bytes, CommitCertificate)>,
+    },
+    SyncGivenUp {
+        node: usize,
+        boot: u64,
+    },
+    /// The status exchange of the node's engine: asks one peer for its height now and then. Without
+    /// it nobody would ever tell a learner that is to be a validator that it lags.
+    Status {
+        node: usize,
+        boot: u64,
+    },
+    VotesAsked {
+        from: usize,
+        to: usize,
+    },
+    VotesAnswered {
+        from: usize,
+        to: usize,
+        vote: Option<SignedVote>,
+    },
+    Fault(Fault),
+    Heal,
+}
+
+/// A broken rule that the simulator must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// Every node prevotes as if it had no lock.
+    LockIgnored,
+    /// A flush of the log does nothing.
+    LogNotFlushed,
+    /// One vote less makes a quorum.
+    QuorumMinusOne,
+}
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    /// Validators.
+    pub(crate) n: usize,
+    /// Further nodes that follow and can be put in for a validator.
+    pub(crate) learners: usize,
+    pub(crate) plan: Plan,
+    pub(crate) mutant: Option<Mutant>,
+    /// Invariants that the mutant breaks by construction and that are not what it is hunted by.
+    pub(crate) not_checked: &'static [&'static str],
+    pub(crate) term: u64,
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) trace: String,
+    pub(crate) height: Height,
+    /// Blocks decided in a later round than the first.
+    pub(crate) late_rounds: usize,
+    pub(crate) misbehaviours: usize,
+    pub(crate) unfit: BTreeSet<usize>,
+}
+
+pub(crate) struct World {
+    setup: Setup,
+    rng: ChaCha8Rng,
+    now: Micros,
+    number: u64,
+    events: BTreeMap<(Micros, u64), Event>,
+    net: Network,
+    pub(crate) nodes: Vec<Node>,
+    invariants: Invariants,
+    submitted: BTreeSet<u64>,
+    record: Option<Record>,
+    healed: bool,
+    goal: Option<Height>,
+    trace: String,
+    late: BTreeSet<Height>,
+    misbehaviours: usize,
+    unfit: BTreeSet<usize>,
+}
+
+impl World {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let nodes = setup.n + setup.learners;
+        // With n = 7 the majority rule asks for one vote less than the byzantine one: 4, not 5.
+        let rule = match setup.mutant {
+            Some(Mutant::QuorumMinusOne) => QuorumRule::Majority,
+            _ => QuorumRule::Byzantine,
+        };
+        let nodes = (0..nodes)
+            .map(|number| {
+                let kind = setup.plan.actors.get(&number).copied();
+                let chain = Chain::new(setup.n, rule);
+                let mut node = Node::new(number, chain, kind, setup.plan.drift[number]);
+                node.disk.ignores_flush = setup.mutant == Some(Mutant::LogNotFlushed);
+                if setup.mutant == Some(Mutant::LockIgnored) {
+                    // It behaves like that liar, and is held to be honest.
+                    node.actor
+                        .get_or_insert_with(|| ActorKind::LyingAboutLock.actor());
+                }
+                node
+            })
+            .collect();
+        let mut world = Self {
+            rng: ChaCha8Rng::seed_from_u64(setup.seed),
+            now: 0,
+            number: 0,
+            events: BTreeMap::new(),
+            net: Network::healthy(),
+            nodes,
+            invariants: Invariants::without(setup.n, setup.not_checked),
+            submitted: BTreeSet::new(),
+            record: None,
+            healed: false,
+            goal: None,
+            trace: String::new(),
+            late: BTreeSet::new(),
+            misbehaviours: 0,
+            unfit: BTreeSet::new(),
+            setup,
+        };
+        for (at, fault) in world.setup.plan.events.clone() {
+            world.at(at, Event::Fault(fault));
+        }
+        world.at(world.setup.plan.heal_at, Event::Heal);
+        world.at(50_000, Event::Transaction(1));
+        world
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// The first broken invariant.
+    pub(crate) fn run(mut self) -> Result<Outcome, (Violation, String)> {
+        match self.run_to_end() {
+            Ok(()) => Ok(Outcome {
+                height: self.nodes[0].disk.chain.height(),
+                trace: self.trace,
+                late_rounds: self.late.len(),
+                misbehaviours: self.misbehaviours,
+                unfit: self.unfit,
+            }),
+            Err(violation) => Err((violation, self.trace)),
+        }
+    }
+
+    fn run_to_end(&mut self) -> Result<(), Violation> {
+        for node in 0..self.nodes.len() {
+            self.boot(node)?;
+        }
+        while let Some(((at, _), event)) = self.events.pop_first() {
+            self.now = at;
+            if self.trace.len() > MAX_TRACE || self.events.len() > MAX_EVENTS {
+                return Err(Violation {
+                    invariant: "progress",
+                    what: "events without end".into(),
+                });
+            }
+            self.handle(event)?;
+            if self.healed && self.reached_goal() {
+                let chains: Vec<_> = self
+                    .nodes
+                    .iter()
+                    .filter(|node| node.is_honest())
+                    .map(|node| (node.number, &node.disk.chain))
+                    .collect();
+                return self.invariants.end(&chains);
+            }
+            if self.now > self.setup.plan.heal_at + GRACE {
+                break;
+            }
+        }
+        let heights: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|n| {
+                let driver = n.running.as_ref().map(|r| &r.driver);
+                format!(
+                    "node {} at {} round {:?} unfit {:?} held {:?}",
+                    n.number,
+                    n.disk.chain.height(),
+                    driver.and_then(|d| d.round()),
+                    driver.map(|d| d.is_unfit()),
+                    driver.map(|d| d.awaits_answers()),
+                )
+            })
+            .collect();
+        Err(Violation {
+            invariant: "progress",
+            what: format!("goal {:?} not reached: {heights:?}", self.goal),
+        })
+    }
+
+    fn reached_goal(&self) -> bool {
+        self.goal.is_some_and(|goal| {
+            let honest = self.nodes.iter().filter(|node| node.is_honest());
+            honest
+                .map(|node| node.disk.chain.height())
+                .all(|h| h >= goal)
+        })
+    }
+
+    fn at(&mut self, at: Micros, event: Event) {
+        self.number += 1;
+        self.events.insert((at, self.number), event);
+    }
+
+    fn after(&mut self, delay: Micros, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    fn log(&mut self, line: std::fmt::Arguments<'_>) {
+        let _ = writeln!(self.trace, "{:>9} {line}", self.now);
+    }
+
+    /// The node's own clock.
+    fn clock(&self, node: usize) -> Duration {
+        Duration::from_micros(self.now).mul_f64(self.nodes[node].drift)
+    }
+
+    fn is_up(&self, node: usize, boot: u64) -> bool {
+        self.nodes[node].boot == boot && self.nodes[node].running.is_some()
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Deliver {
+                from,
+                to,
+                bytes,
+                duplicate,
+            } => self.deliver(from, to, &bytes, duplicate),
+            Event::Timer {
+                node,
+                boot,
+                id,
+                number,
+            } => {
+                let running = self.nodes[node].running.as_mut();
+                let current = running.and_then(|running| running.timers.get(&id).copied());
+                if !self.is_up(node, boot) || current != Some(number) {
+                    return Ok(());
+                }
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.timers.remove(&id);
+                }
+                self.log(format_args!(
+                    "{node} timer {:?} {}/{}",
+                    id.kind, id.height, id.round
+                ));
+                self.step(node, Input::Timer(id))
+            }
+            Event::Own { node, boot, input } if self.is_up(node, boot) => self.step(node, input),
+            Event::Written {
+                node,
+                boot,
+                certificate,
+                bytes,
+            } if self.is_up(node, boot) => {
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.storing = false;
+                }
+                self.store(node, bytes, certificate)?;
+                self.begin(node)
+            }
+            Event::Transaction(transaction) => self.submit(transaction),
+            Event::Gossip { to, transaction } => {
+                self.pool(to, transaction);
+                self.tell_work(to)
+            }
+            Event::SyncAsked { from, to, above } => {
+                self.answer_sync(from, to, above);
+                Ok(())
+            }
+            Event::SyncAnswered { node, boot, blocks } if self.is_up(node, boot) => {
+                self.synced(node, blocks)
+            }
+            Event::SyncGivenUp { node, boot } if self.is_up(node, boot) => {
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.syncing = false;
+                }
+                Ok(())
+            }
+            Event::Status { node, boot } if self.is_up(node, boot) => {
+                self.after(STATUS_EVERY, Event::Status { node, boot });
+                let peer = self.rng.random_range(0..self.nodes.len());
+                let height = self.nodes[peer].disk.chain.height();
+                let reached = self.nodes[peer].running.is_some()
+                    && !self.net.is_cut(node, peer)
+                    && !self.net.is_cut(peer, node);
+                if reached && height > self.nodes[node].disk.chain.height() {
+                    self.sync(node, height.next());
+                }
+                Ok(())
+            }
+            Event::VotesAsked { from, to } => {
+                let asker = self.nodes[from].key.public();
+                if let Some(running) = &self.nodes[to].running {
+                    let vote = running.driver.highest_vote_of(&asker).copied();
+                    self.send_own(to, from, |from, to| Event::VotesAnswered { from, to, vote });
+                }
+                Ok(())
+            }
+            Event::VotesAnswered { from, to, vote } => {
+                let from = self.nodes[from].key.public();
+                self.step(to, Input::HighestVoteSeen { from, vote })
+            }
+            Event::Fault(fault) => self.fault(fault),
+            Event::Heal => self.heal(),
+            Event::Own { .. }
+            | Event::Written { .. }
+            | Event::SyncAnswered { .. }
+            | Event::SyncGivenUp { .. }
+            | Event::Status { .. } => Ok(()),
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        from: usize,
+        to: usize,
+        bytes: &Arc<[u8]>,
+        duplicate: bool,
+    ) -> Result<(), Violation> {
+        let Some(running) = self.nodes[to].running.as_mut() else {
+            return Ok(());
+        };
+        let first = running.seen.insert(Hash::sha256(bytes));
+        if !first && !duplicate {
+            return Ok(());
+        }
+        let Ok(message) = Message::decode(bytes, MAX_BLOCK_BYTES) else {
+            self.log(format_args!("{to} garbage from {from}"));
+            return Ok(());
+        };
+        let judgement = running.driver.judge(&message);
+        self.log(format_args!(
+            "{to} gets {} {}/{}/{} from {from}: {judgement:?}",
+            message.kind(),
+            message.epoch(),
+            message.height(),
+            message.round()
+        ));
+        if first && self.net.relays && judgement == Admission::Accept {
+            let others: Vec<_> = (0..self.nodes.len())
+                .filter(|o| *o != to && *o != from)
+                .collect();
+            for other in others {
+                self.send_bytes(to, other, message.kind(), bytes);
+            }
+        }
+        if let Some(actor) = self.nodes[to].actor.as_mut() {
+            actor.hears(&message);
+        }
+        self.step(to, Input::Message(message))
+    }
+}
