@@ -1,0 +1,350 @@
+//! HTTP: connections, bodies, CORS.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use http_body_util::BodyExt;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, TryAcquireError},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+use tower_http::cors::{Any, CorsLayer};
+
+use super::{
+    Rpc, RpcContext, RpcLimits,
+    connections::{Place, Slot},
+    dispatch,
+    envelope::{self, Body as Calls, Call},
+    error::RpcError,
+    stall::WriteDeadline,
+};
+
+/// Unit of the budget for bodies, bytes.
+pub(super) const BODY_UNIT_BYTES: usize = 1_024;
+/// Header lines of a request.
+const MAX_HEADERS: usize = 64;
+/// Read buffer of a connection, bytes; also bounds the head of a request.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+/// How long a browser may keep the answer to a preflight.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
+/// Time for calls in progress when the node stops.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
+/// Pause after a failed accept, so that a lack of file descriptors does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A repeated complaint is logged this often.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
+
+/// What a person sees who opens the address in a browser.
+const GREETING: &str = "Axolotl JSON-RPC. Send calls by POST, for example\n\
+    {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_blockNumber\",\"params\":[]}\n";
+
+/// The interface as an axum router; connection limits are the business of [`serve`].
+pub fn router(context: RpcContext) -> Router {
+    routes(Rpc::new(context))
+}
+
+fn routes(rpc: Arc<Rpc>) -> Router {
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::POST, Method::GET, Method::OPTIONS])
+        .allow_headers(Any)
+        .max_age(PREFLIGHT_MAX_AGE);
+    Router::new()
+        .route("/", post(handle).get(async || GREETING))
+        .layer(cors)
+        .with_state(rpc)
+}
+
+/// Opens a listener whose queue holds a burst of new connections; the usual queue is so short that
+/// clients run into the kernel's second of patience before they are let in.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves the interface on `listener` until `shutdown`, then lets calls in progress end for up to
+/// three seconds.
+///
+/// # Errors
+/// When the listener has no address, which means that it is gone.
+pub async fn serve(
+    listener: TcpListener,
+    context: RpcContext,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    let rpc = Rpc::new(context);
+    let routes = routes(Arc::clone(&rpc));
+    let tasks = TaskTracker::new();
+    let mut complaints = Complaints::default();
+    tracing::info!(%address, "JSON-RPC is open");
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                let cut = rpc.connections.make_room();
+                complaints.say(|| {
+                    tracing::warn!(%error, cut, "could not accept a JSON-RPC connection; the one idle longest was cut; raise the limit of open files if this stays");
+                });
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match rpc.connections.admit() {
+            Some(place) => {
+                tasks.spawn(connection(
+                    stream,
+                    place,
+                    routes.clone(),
+                    rpc.limits().clone(),
+                    shutdown.clone(),
+                ));
+            }
+            None => complaints.say(|| {
+                let open = rpc.connections.len();
+                tracing::warn!(
+                    open,
+                    "all JSON-RPC connections are busy; a new one was refused"
+                );
+            }),
+        }
+    }
+    tasks.close();
+    if timeout(DRAIN, tasks.wait()).await.is_err() {
+        tracing::warn!(left = tasks.len(), "JSON-RPC calls did not end in time");
+    }
+    Ok(())
+}
+
+/// Serves one connection until it ends, is cut, or the node stops.
+async fn connection(
+    stream: TcpStream,
+    place: Place,
+    routes: Router,
+    limits: RpcLimits,
+    shutdown: CancellationToken,
+) {
+    // Answers are small and clients wait for them; a failure only costs time.
+    let _ = stream.set_nodelay(true);
+    let stream = WriteDeadline::new(stream, limits.write_timeout);
+    let slot = Arc::clone(&place.slot);
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&slot));
+        let routes = routes.clone();
+        async move {
+            let Ok(response) = routes.oneshot(request.map(Body::new)).await;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = place.slot.cut.cancelled() => return,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(DRAIN, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a JSON-RPC connection ended");
+    }
+}
+
+/// Answers one POST.
+async fn handle(
+    State(rpc): State<Arc<Rpc>>,
+    slot: Option<Extension<Arc<Slot>>>,
+    request: Request,
+) -> Response {
+    let (body, budget) = match read_body(&rpc, request).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
+    let busy = slot
+        .as_ref()
+        .map(|Extension(slot)| rpc.connections.begin(slot));
+    let reply = process(&rpc, &body).await;
+    drop((busy, budget));
+    match reply {
+        Some(text) => {
+            let json = HeaderValue::from_static("application/json");
+            ([(header::CONTENT_TYPE, json)], text).into_response()
+        }
+        None => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+/// Reads a body within the bounds for one body, for all bodies and for time.
+async fn read_body(
+    rpc: &Rpc,
+    request: Request,
+) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Response> {
+    let limits = rpc.limits();
+    let too_large = || {
+        refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            RpcError::InvalidRequest(format!(
+                "request too large: at most {} bytes",
+                limits.max_body_bytes
+            )),
+        )
+    };
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limits.max_body_bytes) {
+        return Err(too_large());
+    }
+    let deadline = Instant::now() + limits.body_timeout;
+    let mut body = request.into_body();
+    let mut bytes = Vec::new();
+    let mut budget = Vec::new();
+    let mut paid = 0;
+    loop {
+        let frame = match timeout_at(deadline, body.frame()).await {
+            Err(_) => {
+                let error = RpcError::Timeout("the body did not arrive in time".into());
+                return Err(refuse(StatusCode::REQUEST_TIMEOUT, error));
+            }
+            Ok(None) => return Ok((bytes.into(), budget)),
+            Ok(Some(Err(error))) => {
+                return Err(refuse(
+                    StatusCode::BAD_REQUEST,
+                    RpcError::InvalidRequest(format!("the body broke off: {error}")),
+                ));
+            }
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        let length = bytes.len() + data.len();
+        if length > limits.max_body_bytes {
+            return Err(too_large());
+        }
+        if length > paid {
+            // The vector may grow to twice what it holds, so twice is paid for.
+            let units = (2 * length - paid).div_ceil(BODY_UNIT_BYTES);
+            let units = u32::try_from(units).unwrap_or(u32::MAX);
+            match Arc::clone(&rpc.bodies).try_acquire_many_owned(units) {
+                Ok(permit) => budget.push(permit),
+                Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
+                    let error = RpcError::Limit("the node is busy, try again".into());
+                    return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, error));
+                }
+            }
+            paid = 2 * length;
+        }
+        bytes.extend_from_slice(&data);
+    }
+}
+
+/// An answer to a request that was not read to its end: the connection is of no further use.
+fn refuse(status: StatusCode, error: RpcError) -> Response {
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        ),
+        (header::CONNECTION, HeaderValue::from_static("close")),
+    ];
+    (status, headers, envelope::answer("null", Err(error))).into_response()
+}
+
+/// Answers a body; `None` when it held only notifications.
+async fn process(rpc: &Arc<Rpc>, body: &[u8]) -> Option<String> {
+    let deadline = Instant::now() + rpc.limits().request_timeout;
+    let calls = match envelope::parse(body, rpc.limits().max_batch) {
+        Err(error) => return Some(envelope::answer("null", Err(error))),
+        Ok(Calls::Single(call)) => return perform(rpc, Call::read(call), deadline).await,
+        Ok(Calls::Batch(calls)) => calls,
+    };
+    let mut reply = String::from("[");
+    for call in calls {
+        let call = Call::read(call);
+        let answer = if reply.len() > rpc.limits().max_response_bytes {
+            let too_large = |id| envelope::answer(id, Err(RpcError::ResponseTooLarge));
+            call.id.map(too_large)
+        } else {
+            perform(rpc, call, deadline).await
+        };
+        if let Some(answer) = answer {
+            if reply.len() > 1 {
+                reply.push(',');
+            }
+            reply.push_str(&answer);
+        }
+    }
+    reply.push(']');
+    (reply.len() > 2).then_some(reply)
+}
+
+/// Carries out one call; `None` for a notification.
+async fn perform(rpc: &Arc<Rpc>, call: Call<'_>, deadline: Instant) -> Option<String> {
+    let result = match call.content {
+        Err(error) => Err(error),
+        Ok((method, params)) => {
+            match timeout_at(deadline, dispatch::call(rpc, &method, &params)).await {
+                Ok(result) => result,
+                Err(_) => Err(RpcError::Timeout("request timed out".into())),
+            }
+        }
+    };
+    call.id.map(|id| envelope::answer(id, result))
+}
+
+/// Keeps a repeated complaint out of the log.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    fn say(&mut self, complain: impl FnOnce()) {
+        if self
+            .last
+            .is_none_or(|last| last.elapsed() >= COMPLAINT_EVERY)
+        {
+            self.last = Some(Instant::now());
+            complain();
+        }
+    }
+}
