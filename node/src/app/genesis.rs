@@ -1,0 +1,81 @@
+//! Where the genesis comes from: the data directory, a file, or the registry.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, bail};
+use axolotl_common::{
+    NodeId,
+    genesis::{DEV_ACCOUNTS, GenesisDocument},
+};
+use axolotl_ledger::ChainSpec;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::registry::Registry;
+use crate::{admin::Readiness, config::Config, storage::DataDir};
+
+/// The genesis document and the label of this node; `None` when asked to stop before they are
+/// known.
+///
+/// A chain that the data directory holds already is never exchanged for another: a file or a
+/// registry with another genesis is refused.
+pub(super) async fn obtain(
+    config: &Config,
+    data: &mut DataDir,
+    registry: Option<&Registry>,
+    readiness: &watch::Sender<Readiness>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<(GenesisDocument, NodeId)>> {
+    let known = match &config.genesis_file {
+        Some(path) => {
+            let text = std::fs::read(path)
+                .with_context(|| format!("GENESIS_FILE {} cannot be read", path.display()))?;
+            Some(
+                data.set_genesis(&text)
+                    .with_context(|| format!("GENESIS_FILE {}", path.display()))?,
+            )
+        }
+        None => data.genesis()?,
+    };
+    let label = data.label().cloned().or_else(|| config.node_id.clone());
+    if let (Some(document), Some(label)) = (&known, &label) {
+        data.set_label(label.clone())?;
+        return Ok(Some((document.clone(), label.clone())));
+    }
+    let Some(registry) = registry else {
+        bail!("no genesis: set GENESIS_FILE, or REGISTRY_URL to get it from a registry");
+    };
+    let Some((document, label)) = registry
+        .await_genesis(known.as_ref(), label, readiness, shutdown)
+        .await?
+    else {
+        return Ok(None);
+    };
+    data.set_label(label.clone())?;
+    let document = data.set_genesis(document.value().to_string().as_bytes())?;
+    Ok(Some((document, label)))
+}
+
+/// Says loudly when anybody can spend what the genesis gave out.
+pub(super) fn warn_about(spec: &ChainSpec) {
+    let value = spec.genesis.value();
+    let funded: BTreeSet<String> = value
+        .get("alloc")
+        .and_then(|alloc| alloc.as_object())
+        .map(|alloc| alloc.keys().map(|address| address.to_lowercase()).collect())
+        .unwrap_or_default();
+    if DEV_ACCOUNTS
+        .iter()
+        .any(|address| funded.contains(&address.to_lowercase()))
+    {
+        tracing::warn!(
+            "DEVELOPMENT GENESIS: its accounts come from the mnemonic \"test test … junk\", whose keys everybody knows; \
+             never put value on this chain"
+        );
+    }
+    if spec.genesis.axolotl().authority_key.is_none() {
+        tracing::warn!(
+            "the genesis names no authority key: the membership of this chain is fixed for ever"
+        );
+    }
+}

@@ -1,0 +1,491 @@
+//! The composition root: puts the node together, and takes it apart again.
+//!
+//! ```text
+//! data directory ─▶ key, volume, incarnation
+//!       │
+//!       ├─▶ genesis: on disk, from GENESIS_FILE, or from the registry (which forms it once)
+//!       ├─▶ chain: block log, state store, replay
+//!       ├─▶ network ──▶ engine, chain sync, transactions   (events, one task)
+//!       ├─▶ admission: who may connect                      (epoch + registry + configuration)
+//!       └─▶ JSON-RPC, heartbeats, control stream
+//! ```
+//!
+//! A critical task that ends ends the process. SIGTERM and SIGINT: unready, stop voting, flush,
+//! leave the marker of a clean exit; at most 8 s.
+
+mod admission;
+mod events;
+mod genesis;
+mod registry;
+
+use std::{
+    sync::{Arc, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use axolotl_common::{Hash, NodeId, PublicKey, VolumeId, registry_api::NodeSelfStatus};
+use axolotl_ledger::ChainSpec;
+use prometheus_client::registry::Registry as MetricsRegistry;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{self, Readiness},
+    chain_sync,
+    config::Config,
+    engine::{Engine, EngineParts, VoteBook},
+    mempool::{Mempool, MempoolLimits},
+    metrics::Metrics,
+    network::{self, Network, NetworkConfig, PeerStatus},
+    rpc,
+    storage::{Chain, ConsensusLog, DataDir, StorageOptions, record_log::OpenReport},
+    transactions,
+};
+
+/// Longest time that an orderly end may take.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(8);
+
+/// Tasks whose end ends the process.
+type Critical = JoinSet<anyhow::Result<()>>;
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// When it cannot start or cannot go on; the message says why and what to do.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    stop_on_signals(shutdown.clone())?;
+    let outcome = Box::pin(start(config, shutdown.clone())).await;
+    shutdown.cancel();
+    outcome
+}
+
+/// SIGTERM and SIGINT ask for an orderly end; SIGHUP does nothing, so that a node outlives the
+/// terminal it was started from.
+fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("signal handlers cannot be set")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signal handlers cannot be set")?;
+    let mut hangup = signal(SignalKind::hangup()).context("signal handlers cannot be set")?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => tracing::info!("SIGHUP is ignored"),
+            }
+        }
+        tracing::info!("asked to stop");
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// What to say when an address cannot be listened on.
+fn taken(what: &str, address: std::net::SocketAddr, flag: &str) -> String {
+    format!("{what} cannot listen on {address}; is another node running? Choose another {flag}")
+}
+
+async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut data = DataDir::open(&config.data_dir)?;
+    let key = data.key().clone();
+    tracing::info!(
+        peer_id = %key.public().peer_id(), volume = %data.volume_id(), incarnation = data.incarnation(),
+        version = env!("CARGO_PKG_VERSION"), "node starts"
+    );
+    let mut critical = Critical::new();
+
+    // Probes are answered from the first moment on.
+    let (readiness, ready) = watch::channel(Readiness::Starting("starting".into()));
+    let status: Arc<OnceLock<Arc<Node>>> = Arc::new(OnceLock::new());
+    let http = TcpListener::bind(config.http)
+        .await
+        .with_context(|| taken("the node's HTTP", config.http, "HTTP_PORT"))?;
+    let rpc_listener =
+        rpc::bind(config.rpc).with_context(|| taken("JSON-RPC", config.rpc, "RPC_PORT"))?;
+    let http_address = http.local_addr()?;
+    let rpc_address = rpc_listener.local_addr()?;
+    let metrics: Arc<OnceLock<Arc<Metrics>>> = Arc::new(OnceLock::new());
+    {
+        let (node, metrics) = (Arc::clone(&status), Arc::clone(&metrics));
+        let source: admin::StatusSource = Arc::new(move || node.get().map(|node| node.status()));
+        let read = Arc::clone(&source);
+        let text: admin::MetricsSource = Arc::new(move || {
+            metrics
+                .get()
+                .map_or_else(String::new, |metrics| metrics.text(read().as_ref()))
+        });
+        let (ready, shutdown) = (ready.clone(), shutdown.clone());
+        critical.spawn(async move {
+            admin::serve(http, ready, source, text, shutdown)
+                .await
+                .context("the node's HTTP failed")
+        });
+    }
+
+    let me = registry::Identity {
+        key: key.clone(),
+        volume_id: data.volume_id(),
+        incarnation: data.incarnation(),
+        http_url: format!("http://{}:{}", config.advertise_host, http_address.port()),
+        rpc_url: format!("http://{}:{}", config.advertise_host, rpc_address.port()),
+        address: multiaddr(&config.advertise_host, config.p2p.port()),
+    };
+    let registry = match &config.registry {
+        Some(settings) => Some(registry::Registry::new(settings, &config, me.clone())?),
+        None => None,
+    };
+
+    let Some((document, label)) =
+        genesis::obtain(&config, &mut data, registry.as_ref(), &readiness, &shutdown).await?
+    else {
+        return finish(&data);
+    };
+    let data = Arc::new(data);
+    let (spec, genesis_diff) = ChainSpec::from_document(document)?;
+    genesis::warn_about(&spec);
+
+    readiness.send_replace(Readiness::Starting("replaying blocks".into()));
+    let Some(chain) = open_chain(&config, &spec, genesis_diff, &readiness, &shutdown).await? else {
+        return finish(&data);
+    };
+    let (log, report) = ConsensusLog::open(&data.consensus_dir())?;
+    let unfit = fitness(&data, &report, &chain);
+    if let Some(reason) = &unfit {
+        tracing::error!(%reason, "this node follows and does not vote; wipe its data directory to let it join anew");
+    }
+    let mempool = Mempool::new(
+        Arc::clone(&spec),
+        MempoolLimits {
+            max_count: config.mempool_max_transactions,
+            max_per_sender: config.mempool_max_per_sender,
+            ..MempoolLimits::default()
+        },
+    );
+
+    let mut metrics_registry = MetricsRegistry::default();
+    let votes = VoteBook::default();
+    let (network, network_events, network_task) = Network::start(
+        NetworkConfig {
+            key: key.clone(),
+            chain: spec.chain,
+            listen: config.p2p,
+            advertise: vec![me.address.clone()],
+            max_block_bytes: spec.max_block_bytes,
+            book: Some(data.peers_path()),
+            agent: AGENT.to_owned(),
+        },
+        status_source(chain.clone(), Arc::clone(&votes)),
+        &mut metrics_registry,
+    )
+    .await
+    .context("the network does not start; is another node running? Choose another PORT")?;
+    critical.spawn(async move { network_task.await.context("the network failed") });
+    drop(metrics.set(Metrics::new(metrics_registry)));
+    for peer in &config.bootstrap_peers {
+        network.dial(peer).await?;
+    }
+
+    let (engine, engine_end) = Engine::start(
+        EngineParts {
+            key: key.clone(),
+            chain: chain.clone(),
+            mempool: mempool.clone(),
+            log,
+            network: network.clone(),
+            incarnation: data.incarnation(),
+            unfit,
+            votes,
+        },
+        shutdown.clone(),
+    )?;
+    let (transactions, transaction_tasks) =
+        transactions::new(chain.clone(), mempool.clone(), network.clone());
+    critical.spawn(async move {
+        transaction_tasks.run().await;
+        Ok(())
+    });
+    let synced = Arc::new(events::SyncedChain {
+        chain: chain.clone(),
+        engine: engine.clone(),
+    });
+    let (sync, sync_task) =
+        chain_sync::start(network.clone(), synced.clone(), synced, shutdown.clone());
+    critical.spawn(async move { Ok(sync_task.await.context("sync failed")??) });
+    critical.spawn(events::follow(chain.clone(), engine.clone(), sync.clone()));
+
+    let node = Arc::new(Node {
+        label: label.clone(),
+        volume_id: data.volume_id(),
+        incarnation: data.incarnation(),
+        key: key.public(),
+        chain: chain.clone(),
+        mempool: mempool.clone(),
+        network: network.clone(),
+        engine: engine.clone(),
+        sync: sync.clone(),
+    });
+    drop(status.set(Arc::clone(&node)));
+
+    let dispatch = events::Dispatch {
+        engine: engine.clone(),
+        transactions: transactions.clone(),
+        sync,
+        network: network.clone(),
+    };
+    critical.spawn(dispatch.run(network_events));
+    let (registered, registered_peers) = watch::channel(Vec::new());
+    critical.spawn(admission::run(admission::Admission {
+        chain: chain.clone(),
+        network: network.clone(),
+        registered: registered_peers,
+        configured: admission::configured(&config)?,
+    }));
+    if let Some(registry) = registry {
+        critical.spawn(registry.report(registry::Report {
+            node: Arc::clone(&node),
+            registered,
+            consensus_timeout: config.consensus_timeout,
+            data: Arc::clone(&data),
+            shutdown: shutdown.clone(),
+        }));
+    }
+    {
+        let node = Arc::clone(&node);
+        let context = rpc::RpcContext {
+            chain: chain.clone(),
+            mempool,
+            submit: Arc::new(move |tx| transactions.announce(tx)),
+            highest_known: Arc::new({
+                let node = Arc::clone(&node);
+                move || node.highest_known()
+            }),
+            status: Arc::new(move || node.status()),
+            limits: rpc::RpcLimits::default(),
+        };
+        let shutdown = shutdown.clone();
+        critical.spawn(async move {
+            rpc::serve(rpc_listener, context, shutdown)
+                .await
+                .context("JSON-RPC failed")
+        });
+    }
+    critical.spawn(events::readiness(Arc::clone(&node), readiness.clone()));
+    tracing::info!(node = %label, rpc = %rpc_address, height = chain.head().header.number, "node is up");
+
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(ended) = critical.join_next() => match ended {
+            Ok(Ok(())) if shutdown.is_cancelled() => Ok(()),
+            Ok(Ok(())) => Err(anyhow::anyhow!("a task of the node ended by itself")),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(error.into()),
+        },
+        ended = wait_for(engine_end) => ended,
+    };
+    readiness.send_replace(Readiness::Stopping);
+    shutdown.cancel();
+    stop(critical, chain).await;
+    outcome?;
+    finish(&data)
+}
+
+async fn wait_for(
+    end: tokio::sync::oneshot::Receiver<Result<(), crate::engine::EngineError>>,
+) -> anyhow::Result<()> {
+    match end.await {
+        Ok(outcome) => outcome.context("consensus cannot go on"),
+        Err(_) => bail!("the engine's thread is gone"),
+    }
+}
+
+/// Ends tasks, then writes a checkpoint so that the next start has nothing to replay.
+async fn stop(mut critical: Critical, chain: Chain) {
+    let orderly = async {
+        critical.abort_all();
+        while critical.join_next().await.is_some() {}
+        match tokio::task::spawn_blocking(move || chain.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "no checkpoint was written; the next start replays");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no checkpoint was written; the next start replays");
+            }
+        }
+    };
+    if tokio::time::timeout(SHUTDOWN_MAX, orderly).await.is_err() {
+        tracing::warn!("the orderly end took too long; the next start replays");
+    }
+}
+
+/// Leaves the marker that tells a stop from a crash.
+fn finish(data: &DataDir) -> anyhow::Result<()> {
+    data.mark_stopped()?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Opens the chain on the blocking pool, showing how far the replay is. `None`: asked to stop.
+async fn open_chain(
+    config: &Config,
+    spec: &Arc<ChainSpec>,
+    genesis: axolotl_ledger::StateDiff,
+    readiness: &watch::Sender<Readiness>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Chain>> {
+    let (dir, spec, readiness) = (config.data_dir.clone(), Arc::clone(spec), readiness.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        Chain::open(
+            &dir,
+            spec,
+            genesis,
+            StorageOptions::default(),
+            &mut |replay| {
+                let progress = format!("replaying block {} of {}", replay.done, replay.total);
+                if replay.done % REPLAY_LOG_INTERVAL == 0 {
+                    tracing::info!("{progress}");
+                }
+                readiness.send_replace(Readiness::Starting(progress));
+            },
+        )
+    });
+    tokio::select! {
+        opened = opened => Ok(Some(opened??)),
+        // What is left of the replay is done again at the next start.
+        () = shutdown.cancelled() => Ok(None),
+    }
+}
+
+/// A line of the log for so many blocks replayed.
+const REPLAY_LOG_INTERVAL: u64 = 1_000;
+
+/// The libp2p address of a host name or an IP address.
+fn multiaddr(host: &str, port: u16) -> String {
+    match host.parse() {
+        Ok(std::net::IpAddr::V4(ip)) => format!("/ip4/{ip}/tcp/{port}"),
+        Ok(std::net::IpAddr::V6(ip)) => format!("/ip6/{ip}/tcp/{port}"),
+        Err(_) => format!("/dns4/{host}/tcp/{port}"),
+    }
+}
+
+/// Name and version of the program, as peers are told.
+const AGENT: &str = concat!("axolotl/", env!("CARGO_PKG_VERSION"));
+
+/// Why this node must not vote: its log is not the one that belongs to its key, or lost records.
+fn fitness(data: &DataDir, report: &OpenReport, chain: &Chain) -> Option<String> {
+    let head = chain.head();
+    let member = head.validators.member(&data.key().public())?;
+    if member.volume_id != data.volume_id() {
+        Some(format!(
+            "the epoch names volume {}, this is volume {}",
+            member.volume_id,
+            data.volume_id()
+        ))
+    } else if !data.log_matches_volume() {
+        Some("the consensus log is missing or belongs to another volume".into())
+    } else if !report.damage.is_empty() {
+        Some("the consensus log is damaged".into())
+    } else {
+        None
+    }
+}
+
+/// Answers the status exchange from what is durable.
+fn status_source(chain: Chain, votes: VoteBook) -> network::StatusSource {
+    Arc::new(move |peer| {
+        let head = chain.head();
+        let votes = votes.lock().unwrap_or_else(PoisonError::into_inner);
+        PeerStatus {
+            chain: chain.spec().chain,
+            height: head.height(),
+            head: Hash(head.hash.0),
+            epoch: head.validators.epoch(),
+            sealed: false,
+            version: AGENT.to_owned(),
+            highest_vote_of_you: votes.get(peer).cloned(),
+        }
+    })
+}
+
+/// Everything that can be asked about a running node.
+pub(crate) struct Node {
+    label: NodeId,
+    volume_id: VolumeId,
+    incarnation: u64,
+    key: PublicKey,
+    chain: Chain,
+    mempool: Mempool,
+    network: Network,
+    engine: Engine,
+    sync: chain_sync::SyncHandle,
+}
+
+impl Node {
+    /// How the node fares now.
+    pub(crate) fn status(&self) -> NodeSelfStatus {
+        let head = self.chain.head();
+        let engine = self.engine.status().borrow().clone();
+        let reachable = self.network.connected();
+        let spec = self.chain.spec();
+        NodeSelfStatus {
+            node_id: Some(self.label.clone()),
+            public_key: self.key,
+            peer_id: self.key.peer_id(),
+            volume_id: self.volume_id,
+            incarnation: self.incarnation,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            chain_id: Some(spec.chain.id.0),
+            genesis_hash: Some(spec.chain.genesis),
+            height: head.height(),
+            head: Some(Hash(head.hash.0)),
+            epoch: engine.epoch,
+            round: engine.round,
+            leader: head.last_builder,
+            is_validator: engine.is_validator && engine.unfit.is_none(),
+            syncing: self.sync.status().borrow().syncing,
+            peers: reachable.len(),
+            reachable,
+            tx_pool_size: self.mempool.len(),
+            last_commit_age_ms: engine
+                .last_decided
+                .map(|at| at.elapsed().as_millis() as u64),
+        }
+    }
+
+    /// Highest head that a peer told of.
+    fn highest_known(&self) -> axolotl_common::Height {
+        self.sync.status().borrow().target
+    }
+
+    /// Whether a transaction that is sent to this node now would come into a block.
+    fn readiness(&self) -> Readiness {
+        let head = self.chain.head();
+        let connected = self.network.connected();
+        let validators = &head.validators;
+        let votes = validators.contains(&self.key);
+        let reached = connected
+            .iter()
+            .filter(|key| validators.contains(key))
+            .count()
+            + usize::from(votes);
+        let sync = self.sync.status();
+        if sync.borrow().syncing {
+            let (height, target) = (head.height(), sync.borrow().target);
+            Readiness::Starting(format!("fetching blocks: at {height} of {target}"))
+        } else if reached < validators.quorum() {
+            Readiness::Starting(format!(
+                "{reached} of {} validators in reach, {} are needed",
+                validators.len(),
+                validators.quorum()
+            ))
+        } else {
+            Readiness::Ready
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The node's dealings with its registry: being admitted, reporting, taking orders.
+//!
+//! The registry is needed to join and to heal, never to order transactions: nothing here stops a
+//! node that knows its chain.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use axolotl_common::{
+    KeyPair, NodeId, PublicKey, VolumeId,
+    genesis::GenesisDocument,
+    registry_api::{
+        ConsensusFailure, ControlAnswer, DiscoverResponse, Heartbeat, Order, PeerEntry,
+        RegisterRequest, Role,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Node;
+use crate::{
+    admin::Readiness,
+    config::{Config, RegistrySettings},
+    registry_client::{
+        Presence, PresenceUpdate, RegistryClient,
+        control::{self, OrderContext, ReceivedOrder},
+        register_until_genesis,
+    },
+    storage::DataDir,
+};
+
+/// Updates and orders that may wait; further updates are dropped, further orders wait in the stream.
+const QUEUE: usize = 64;
+/// How often the registry is asked who else there is, beside its own word on the control stream.
+const DISCOVER_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether blocks come.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// A failure that goes on is reported again this often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// Name of the small record with the number of the last order taken.
+const ORDER_RECORD: &str = "order";
+
+/// What the node tells about itself.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) key: KeyPair,
+    pub(super) volume_id: VolumeId,
+    pub(super) incarnation: u64,
+    pub(super) http_url: String,
+    pub(super) rpc_url: String,
+    pub(super) address: String,
+}
+
+/// The registry, as the configuration names it.
+pub(super) struct Registry {
+    client: RegistryClient,
+    me: Identity,
+    is_leader: bool,
+    role: Role,
+    settings: RegistrySettings,
+}
+
+/// What reporting needs.
+pub(super) struct Report {
+    pub(super) node: Arc<Node>,
+    /// Told which nodes the registry knows.
+    pub(super) registered: watch::Sender<Vec<PeerEntry>>,
+    pub(super) consensus_timeout: Duration,
+    /// Keeps the number of the last order taken.
+    pub(super) data: Arc<DataDir>,
+    /// Asks the whole node to stop.
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Registry {
+    /// Sets up the client; calls nothing yet.
+    pub(super) fn new(
+        settings: &RegistrySettings,
+        config: &Config,
+        me: Identity,
+    ) -> anyhow::Result<Self> {
+        let client = RegistryClient::new(
+            &settings.url,
+            me.key.clone(),
+            settings.join_token_file.clone(),
+        )?;
+        Ok(Self {
+            client,
+            me,
+            is_leader: config.is_leader,
+            role: config.role,
+            settings: settings.clone(),
+        })
+    }
+
+    fn request(
+        &self,
+        node_id: Option<NodeId>,
+        genesis: Option<&GenesisDocument>,
+    ) -> RegisterRequest {
+        RegisterRequest {
+            node_id,
+            is_leader: self.is_leader,
+            role: self.role,
+            volume_id: self.me.volume_id,
+            incarnation: self.me.incarnation,
+            genesis_hash: genesis.map(GenesisDocument::hash),
+            addresses: vec![self.me.address.clone()],
+            http_url: self.me.http_url.clone(),
+            rpc_url: self.me.rpc_url.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Registers until the genesis is known; `None` when asked to stop before.
+    pub(super) async fn await_genesis(
+        &self,
+        known: Option<&GenesisDocument>,
+        label: Option<NodeId>,
+        readiness: &watch::Sender<Readiness>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<(GenesisDocument, NodeId)>> {
+        let progress = |text: &str| {
+            tracing::info!("waiting for the genesis: {text}");
+            readiness.send_replace(Readiness::Starting(text.to_owned()));
+        };
+        let outcome =
+            register_until_genesis(&self.client, self.request(label, known), progress, shutdown)
+                .await
+                .with_context(|| {
+                    format!("the registry {} does not take this node", self.settings.url)
+                })?;
+        Ok(outcome.map(|outcome| (outcome.genesis, outcome.response.node_id)))
+    }
+
+    /// Stays registered, reports, and takes orders, until `shutdown`.
+    pub(super) async fn report(self, report: Report) -> anyhow::Result<()> {
+        let this = Arc::new(self);
+        let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        let (updates, told) = mpsc::channel(QUEUE);
+        let (node, registry) = (Arc::clone(&report.node), Arc::clone(&this));
+        let genesis = Arc::clone(node.chain.spec());
+        let presence = Presence {
+            client: this.client.clone(),
+            request: {
+                let node = Arc::clone(&node);
+                move || registry.request(Some(node.label.clone()), Some(&genesis.genesis))
+            },
+            heartbeat: move |seq| heartbeat(&node, seq),
+            updates,
+            interval: Some(this.settings.heartbeat_interval),
+        };
+        let shutdown = report.shutdown.clone();
+        tasks.spawn(async move {
+            presence.run(shutdown).await;
+            Ok(())
+        });
+        tasks.spawn(listen(told));
+        let registered = Arc::new(report.registered);
+        if this.settings.auto_discover {
+            tasks.spawn(discover(this.client.clone(), Arc::clone(&registered)));
+        }
+        tasks.spawn(watch_blocks(
+            this.client.clone(),
+            Arc::clone(&report.node),
+            report.consensus_timeout,
+        ));
+        if let Some(authority) = report.node.chain.spec().genesis.axolotl().authority_key {
+            let (orders, received) = mpsc::channel(QUEUE);
+            let context = OrderContext {
+                key: this.me.key.public(),
+                authority,
+                chain_id: Some(report.node.chain.spec().chain.id.0),
+                last: last_order(&report.data)?,
+            };
+            let (client, data, shutdown) =
+                (this.client.clone(), report.data, report.shutdown.clone());
+            tasks.spawn(async move {
+                let persist = move |number: u64| {
+                    data.write_record(ORDER_RECORD, &number.to_le_bytes())
+                        .map_err(std::io::Error::other)
+                };
+                control::run(client, context, persist, orders, shutdown)
+                    .await
+                    .context("the control stream failed")
+            });
+            let node_id = report.node.label.clone();
+            tasks.spawn(obey(
+                this.client.clone(),
+                node_id,
+                received,
+                registered,
+                report.shutdown,
+            ));
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+fn heartbeat(node: &Node, seq: u64) -> Heartbeat {
+    let status = node.status();
+    Heartbeat {
+        node_id: node.label.clone(),
+        incarnation: node.incarnation,
+        seq,
+        height: status.height,
+        epoch: status.epoch,
+        leader: status.leader,
+        tx_pool_size: status.tx_pool_size,
+        peers: status.peers,
+        reachable: status.reachable,
+        syncing: status.syncing,
+        last_commit_age_ms: status.last_commit_age_ms,
+    }
+}
+
+/// Tells what the registry said about this node.
+async fn listen(mut told: mpsc::Receiver<PresenceUpdate>) -> anyhow::Result<()> {
+    while let Some(update) = told.recv().await {
+        match update {
+            PresenceUpdate::Registered(response) => {
+                tracing::debug!(role = ?response.role, "registered");
+            }
+            PresenceUpdate::NewerEpoch(epoch) => {
+                tracing::info!(%epoch, "the registry knows a newer epoch; sync will bring it");
+            }
+            PresenceUpdate::Refused(error) => tracing::debug!(%error, "refused"),
+        }
+    }
+    Ok(())
+}
+
+/// Asks who else there is. While the registry is away, what it said last stays in force.
+async fn discover(
+    client: RegistryClient,
+    registered: Arc<watch::Sender<Vec<PeerEntry>>>,
+) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(DISCOVER_INTERVAL);
+    loop {
+        tick.tick().await;
+        match client.discover().await {
+            Ok(found) => merge(&registered, entries(found)),
+            Err(error) => tracing::debug!(%error, "discovery failed"),
+        }
+    }
+}
+
+fn entries(found: DiscoverResponse) -> Vec<PeerEntry> {
+    let entry = |node: axolotl_common::registry_api::DiscoveredNode| {
+        let public_key = PublicKey::from_peer_id(&node.peer_id).ok()?;
+        Some(PeerEntry {
+            public_key,
+            multiaddrs: node.multiaddrs,
+        })
+    };
+    found.nodes.into_iter().filter_map(entry).collect()
+}
+
+/// Most nodes remembered from the registry; further ones are left out.
+const REGISTERED_MAX: usize = 1_024;
+
+/// Takes over what is new. `/discover` lists healthy nodes only: one that is missing from it is not
+/// forgotten, since it may be on its way back.
+fn merge(registered: &watch::Sender<Vec<PeerEntry>>, found: Vec<PeerEntry>) {
+    registered.send_if_modified(|known| {
+        let mut changed = false;
+        for entry in found {
+            match known
+                .iter()
+                .position(|other| other.public_key == entry.public_key)
+            {
+                Some(place) if known[place] == entry => continue,
+                Some(place) => known[place] = entry,
+                None if known.len() < REGISTERED_MAX => known.push(entry),
+                None => continue,
+            }
+            changed = true;
+        }
+        changed
+    });
+}
+
+/// Reports when no block comes although there is work.
+async fn watch_blocks(
+    client: RegistryClient,
+    node: Arc<Node>,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let mut reported: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        let engine = node.engine.status().borrow().clone();
+        let stalled = engine
+            .work_since
+            .map(|since| since.elapsed())
+            .filter(|age| *age >= patience);
+        let Some(age) = stalled else {
+            reported = None;
+            continue;
+        };
+        if reported.is_some_and(|at| at.elapsed() < REPORT_INTERVAL) {
+            continue;
+        }
+        reported = Some(tokio::time::Instant::now());
+        let report = ConsensusFailure {
+            node_id: Some(node.label.clone()),
+            reason: format!(
+                "no block for {:.1} s although there is work",
+                age.as_secs_f64()
+            ),
+            epoch: engine.epoch,
+            height: engine.height,
+            round: engine.round,
+            last_commit_age_ms: engine
+                .last_decided
+                .map_or(age, |at| at.elapsed())
+                .as_millis() as u64,
+            peers: node.network.connected(),
+        };
+        tracing::warn!(height = %report.height, round = %report.round, reachable = report.peers.len(), "{}", report.reason);
+        match client.report_failure(&report).await {
+            Ok(answer) => tracing::info!("the registry: {answer}"),
+            Err(error) => tracing::warn!(%error, "the failure could not be reported"),
+        }
+    }
+}
+
+/// Carries out orders whose signature and number were checked.
+async fn obey(
+    client: RegistryClient,
+    node_id: NodeId,
+    mut orders: mpsc::Receiver<ReceivedOrder>,
+    registered: Arc<watch::Sender<Vec<PeerEntry>>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    while let Some(ReceivedOrder { number, order }) = orders.recv().await {
+        let answer = ControlAnswer {
+            node_id: node_id.clone(),
+            number,
+            done: true,
+            detail: String::new(),
+        };
+        if let Err(error) = client.answer(&answer).await {
+            tracing::debug!(%error, "an order was not answered");
+        }
+        match order {
+            Order::Peers { peers } => merge(&registered, peers),
+            Order::Stop { reason } => {
+                tracing::info!(%reason, "the registry orders this node to stop");
+                shutdown.cancel();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Number of the last order taken, 0 before the first.
+fn last_order(data: &DataDir) -> anyhow::Result<u64> {
+    match data.record(ORDER_RECORD)? {
+        None => Ok(0),
+        Some(bytes) => match bytes.try_into() {
+            Ok(number) => Ok(u64::from_le_bytes(number)),
+            Err(_) => bail!(
+                "the record `{ORDER_RECORD}` of the data directory is not a number; wipe the directory to let the node join anew"
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(seed: u8, address: &str) -> PeerEntry {
+        PeerEntry {
+            public_key: KeyPair::from_seed(&[seed; 32]).public(),
+            multiaddrs: vec![address.to_owned()],
+        }
+    }
+
+    #[test]
+    fn what_the_registry_said_before_is_not_forgotten() {
+        let (registered, mut seen) = watch::channel(Vec::new());
+        merge(
+            &registered,
+            vec![
+                entry(1, "/ip4/127.0.0.1/tcp/1"),
+                entry(2, "/ip4/127.0.0.1/tcp/2"),
+            ],
+        );
+        assert!(seen.has_changed().unwrap());
+        assert_eq!(seen.borrow_and_update().len(), 2);
+        merge(&registered, vec![entry(1, "/ip4/127.0.0.1/tcp/1")]);
+        assert!(!seen.has_changed().unwrap(), "nothing was new");
+        merge(&registered, vec![entry(1, "/ip4/127.0.0.1/tcp/9")]);
+        let known = seen.borrow_and_update().clone();
+        assert_eq!(
+            known,
+            [
+                entry(1, "/ip4/127.0.0.1/tcp/9"),
+                entry(2, "/ip4/127.0.0.1/tcp/2")
+            ]
+        );
+    }
+
+    #[test]
+    fn the_list_of_registered_nodes_is_bounded() {
+        let (registered, seen) = watch::channel(Vec::new());
+        let many = (0..=REGISTERED_MAX).map(|i| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&(i as u64).to_le_bytes());
+            PeerEntry {
+                public_key: PublicKey(key),
+                multiaddrs: Vec::new(),
+            }
+        });
+        merge(&registered, many.collect());
+        assert_eq!(seen.borrow().len(), REGISTERED_MAX);
+    }
+}

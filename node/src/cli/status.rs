@@ -1,0 +1,308 @@
+//! `axolotl status`: the whole picture, as the registry sees it, in a table.
+
+use std::{
+    fmt::Write as _,
+    io::IsTerminal,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use axolotl_common::registry_api::{NodeState, NodeStatus, Role, RuntimeInfo, StatusResponse};
+use clap::Args;
+
+use super::registry::{self, DEFAULT_REGISTRY_URL};
+
+/// Arguments of `axolotl status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Registry to ask.
+    #[arg(long, env = "REGISTRY_URL", default_value = DEFAULT_REGISTRY_URL, value_name = "URL")]
+    pub registry_url: String,
+    /// Print the registry's answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Never colour the output; it is only coloured on a terminal anyway.
+    #[arg(long, env = "NO_COLOR")]
+    pub no_color: bool,
+    /// Give up after this long.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub timeout: Duration,
+}
+
+/// Prints the status; the exit code is 0 whenever the registry answered.
+///
+/// # Errors
+/// When the registry cannot be asked; the text says what to do.
+pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    let value = registry::status_json(&args.registry_url, args.timeout).await?;
+    if args.json {
+        println!("{value:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = registry::read_status(value)?;
+    let colours = !args.no_color && std::io::stdout().is_terminal();
+    print!("{}", render(&status, SystemTime::now(), colours));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// ANSI colours of the table.
+#[derive(Clone, Copy)]
+enum Colour {
+    Plain,
+    Green,
+    Yellow,
+    Red,
+    Faint,
+}
+
+impl Colour {
+    fn paint(self, text: &str, on: bool) -> String {
+        let code = match self {
+            Self::Plain => return text.to_owned(),
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Red => "31",
+            Self::Faint => "2",
+        };
+        if on {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    fn of(state: NodeState) -> Self {
+        match state {
+            NodeState::Healthy => Self::Green,
+            NodeState::Starting | NodeState::Syncing | NodeState::Draining => Self::Yellow,
+            NodeState::Stopped => Self::Faint,
+            NodeState::Unreachable | NodeState::Failed | NodeState::Unfit | NodeState::Sealed => {
+                Self::Red
+            }
+        }
+    }
+}
+
+const HEADINGS: [&str; 9] = [
+    "NODE", "STATE", "ROLE", "HEIGHT", "PEERS", "POOL", "SEEN", "RPC", "RUNS AS",
+];
+
+/// The text of the status at time `now`.
+pub fn render(status: &StatusResponse, now: SystemTime, colours: bool) -> String {
+    let mut text = String::new();
+    let line = |text: &mut String, line: &str| {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    match (&status.forming, status.chain_id) {
+        (Some(forming), _) => line(&mut text, &format!("The chain is forming: {forming}")),
+        (None, Some(id)) => {
+            let leader = status
+                .leader
+                .as_ref()
+                .map_or("nobody".to_owned(), ToString::to_string);
+            line(
+                &mut text,
+                &format!(
+                    "Chain {id}, height {}, epoch {}, leader {leader}",
+                    status.height, status.epoch
+                ),
+            );
+        }
+        (None, None) => line(&mut text, "No chain yet"),
+    }
+    line(
+        &mut text,
+        &format!(
+            "{} of {} nodes healthy; target {} (from {} to {})",
+            status.healthy_nodes,
+            status.total_nodes,
+            status.target_nodes,
+            status.min_nodes,
+            status.max_nodes
+        ),
+    );
+    if status.chain_id.is_some() {
+        let (colour, words) = if status.consensus_possible {
+            (Colour::Green, "blocks can be finalised")
+        } else {
+            (Colour::Red, "too few healthy validators to finalise blocks")
+        };
+        let words = colour.paint(words, colours);
+        line(&mut text, &format!("Quorum {}: {words}", status.quorum));
+    }
+    if let Some(recovery) = &status.recovery {
+        let words = Colour::Yellow.paint(recovery, colours);
+        line(&mut text, &format!("Recovery: {words}"));
+    }
+    for warning in &status.warnings {
+        let words = Colour::Yellow.paint(warning, colours);
+        line(&mut text, &format!("Warning: {words}"));
+    }
+    if status.nodes.is_empty() {
+        return text;
+    }
+    text.push('\n');
+    let mut nodes: Vec<&NodeStatus> = status.nodes.values().collect();
+    nodes.sort_by_key(|node| (node.id.number().unwrap_or(u64::MAX), node.id.clone()));
+    let rows: Vec<[(String, Colour); 9]> = nodes.iter().map(|node| row(node, now)).collect();
+    let widths: Vec<usize> = (0..HEADINGS.len())
+        .map(|column| {
+            let cells = rows.iter().map(|row| row[column].0.chars().count());
+            cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
+        })
+        .collect();
+    let headings = HEADINGS.map(|heading| (heading.to_owned(), Colour::Faint));
+    for cells in std::iter::once(&headings).chain(&rows) {
+        let mut out = String::new();
+        for ((cell, colour), width) in cells.iter().zip(&widths) {
+            // Padded before it is painted: escape codes have no width.
+            let padded = format!("{cell:<width$}");
+            let _ = write!(out, "{}  ", colour.paint(&padded, colours));
+        }
+        line(&mut text, &out);
+    }
+    for node in nodes {
+        if let Some(detail) = &node.detail {
+            line(&mut text, &format!("{}: {detail}", node.id));
+        }
+    }
+    text
+}
+
+fn row(node: &NodeStatus, now: SystemTime) -> [(String, Colour); 9] {
+    let plain = |text: String| (text, Colour::Plain);
+    let role = if node.is_leader {
+        "leader"
+    } else {
+        role(node.role)
+    };
+    let runs_as = match &node.runtime {
+        Some(RuntimeInfo::Process { pid }) => format!("pid {pid}"),
+        Some(RuntimeInfo::Docker { container }) => format!("container {container}"),
+        None => "by hand".to_owned(),
+    };
+    [
+        plain(node.id.to_string()),
+        (state(node.state).to_owned(), Colour::of(node.state)),
+        plain(role.to_owned()),
+        plain(node.height.to_string()),
+        plain(node.peers.to_string()),
+        plain(node.tx_pool_size.to_string()),
+        plain(seen(&node.last_seen, now)),
+        plain(
+            node.public_rpc_url
+                .as_ref()
+                .unwrap_or(&node.rpc_url)
+                .clone(),
+        ),
+        (runs_as, Colour::Faint),
+    ]
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Validator => "validator",
+        Role::Learner => "learner",
+        Role::Standby => "standby",
+        Role::Observer => "observer",
+    }
+}
+
+fn state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Starting => "starting",
+        NodeState::Syncing => "syncing",
+        NodeState::Healthy => "healthy",
+        NodeState::Unreachable => "unreachable",
+        NodeState::Failed => "failed",
+        NodeState::Unfit => "unfit",
+        NodeState::Sealed => "sealed",
+        NodeState::Draining => "draining",
+        NodeState::Stopped => "stopped",
+    }
+}
+
+/// How long ago an RFC 3339 time was, in whole units.
+fn seen(time: &str, now: SystemTime) -> String {
+    let Ok(time) = humantime::parse_rfc3339_weak(time) else {
+        return "never".to_owned();
+    };
+    let seconds = now.duration_since(time).unwrap_or_default().as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s ago"),
+        60..3_600 => format!("{} min ago", seconds / 60),
+        3_600..86_400 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn node(number: u64, leader: bool) -> Value {
+        json!({"id": format!("node{number}"), "address": "127.0.0.1", "port": 50_050 + number,
+            "is_leader": leader, "is_healthy": true, "last_seen": "2026-01-01T00:00:00Z",
+            "height": 128, "tx_pool_size": 0, "peer_id": "12D3KooW", "addresses": [],
+            "http_url": "http://127.0.0.1:8080", "rpc_url": "http://127.0.0.1:8545",
+            "public_rpc_url": null, "role": "validator", "state": "healthy", "peers": 3,
+            "incarnation": 1, "version": "0.1.0", "managed": true,
+            "runtime": {"kind": "process", "pid": 1_000 + number}})
+    }
+
+    fn status() -> StatusResponse {
+        let value = json!({"total_nodes": 2, "healthy_nodes": 2, "min_nodes": 2, "max_nodes": 10,
+            "target_nodes": 4, "consensus_possible": true, "scale_threshold": 2, "quorum": 3,
+            "epoch": 0, "height": 128, "leader": "node2", "recovery": null,
+            "registration": "token", "genesis_hash": null, "chain_id": 7777, "forming": null,
+            "warnings": [], "nodes": {"node10": node(10, false), "node2": node(2, true)}});
+        registry::read_status(value).unwrap()
+    }
+
+    fn now() -> SystemTime {
+        humantime::parse_rfc3339_weak("2026-01-01T00:02:05Z").unwrap()
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_in_the_order_of_numbers() {
+        let text = render(&status(), now(), false);
+        let expected = "\
+Chain 7777, height 128, epoch 0, leader node2
+2 of 2 nodes healthy; target 4 (from 2 to 10)
+Quorum 3: blocks can be finalised
+
+NODE    STATE    ROLE       HEIGHT  PEERS  POOL  SEEN       RPC                    RUNS AS
+node2   healthy  leader     128     3      0     2 min ago  http://127.0.0.1:8545  pid 1002
+node10  healthy  validator  128     3      0     2 min ago  http://127.0.0.1:8545  pid 1010
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn colours_change_no_column() {
+        let mut status = status();
+        status.warnings.push("the clock of node2 is off".to_owned());
+        status.recovery = Some("probing".to_owned());
+        let plain = render(&status, now(), false);
+        let mut painted = render(&status, now(), true);
+        assert!(!plain.contains('\x1b') && painted.contains('\x1b'));
+        for code in ["0", "2", "31", "32", "33"] {
+            painted = painted.replace(&format!("\x1b[{code}m"), "");
+        }
+        let trimmed: Vec<&str> = painted.lines().map(str::trim_end).collect();
+        assert_eq!(trimmed, plain.lines().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_forming_chain_says_who_is_awaited() {
+        let mut status = status();
+        status.forming = Some("waiting for 2 more nodes".to_owned());
+        let text = render(&status, now(), false);
+        assert!(
+            text.starts_with("The chain is forming: waiting for 2 more nodes\n"),
+            "{text}"
+        );
+    }
+}
