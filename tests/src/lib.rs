@@ -1,1 +1,32 @@
-//! Tests of Axolotl that need several processes.
+//! What the tests with several processes share.
+//!
+//! A test starts a [`Cluster`] of real processes from the built binaries, in a directory of its own
+//! and on ports of its own, waits for conditions with deadlines ([`wait::until`]), and ends with
+//! [`Cluster::finish`]. A cluster that is dropped before that prints the ends of its logs; either
+//! way every process is killed. Clusters take turns, also between test programs: what they measure
+//! would be worth nothing otherwise.
+
+pub mod binaries;
+pub mod checks;
+pub mod cluster;
+pub mod dice;
+pub mod load;
+pub mod ports;
+pub mod processes;
+pub mod setup;
+pub mod wait;
+
+pub use cluster::Cluster;
+pub use dice::Dice;
+pub use load::{Acknowledged, Load};
+pub use setup::{HandNode, Options};
+
+/// How often a scenario is repeated: `full` with `AXOLOTL_SOAK=1` (scripts/soak.sh), else `short`.
+pub fn rounds(short: usize, full: usize) -> usize {
+    if soak() { full } else { short }
+}
+
+/// Whether this is a long run.
+pub fn soak() -> bool {
+    std::env::var("AXOLOTL_SOAK").is_ok_and(|value| value == "1")
+}

@@ -1,0 +1,76 @@
+# What test.sh and soak.sh share. To be sourced after common.sh.
+# shellcheck shell=bash
+
+step_name=
+step_began=$SECONDS
+
+end_step() {
+    [[ -z $step_name ]] || say "---- $step_name: $((SECONDS - step_began)) s"
+}
+
+# Tells what is done next.
+step() {
+    end_step
+    step_name=$1
+    step_began=$SECONDS
+    say ""
+    say "==== $1"
+}
+
+done_all() {
+    end_step
+    say ""
+    say "All passed in $SECONDS s."
+}
+
+# Installs what is missing, where this user may.
+install_tools() {
+    local missing=()
+    have curl || missing+=(curl)
+    have jq || missing+=(jq)
+    have git || missing+=(git)
+    have cc || missing+=(build-essential)
+    have python3 || missing+=(python3)
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv python3-pip)
+    ((${#missing[@]})) || return 0
+    local sudo=
+    if ((EUID != 0)); then
+        sudo=sudo
+        have sudo || die "missing: ${missing[*]}. Install them and run this script again."
+    fi
+    have apt-get || die "missing: ${missing[*]}. Install them and run this script again."
+    step "apt-get install ${missing[*]}"
+    $sudo apt-get update -q
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -q "${missing[@]}"
+}
+
+# Gives the tests a temporary directory of their own, and leaves no process and no file behind,
+# however they end.
+own_temporary_directory() {
+    TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/axolotl-run-XXXXXX")
+    export TMPDIR
+    trap leave_nothing EXIT
+}
+
+leave_nothing() {
+    local code=$? environ pid
+    # Clusters whose test was killed: their environment names the directory, like that of the
+    # tests themselves and of this script.
+    for _ in {1..20}; do
+        local found=no
+        while IFS= read -r environ; do
+            pid=${environ#/proc/}
+            pid=${pid%/environ}
+            case $(readlink "/proc/$pid/exe" 2>/dev/null) in
+            */axolotl | */axolotl-registry | *' (deleted)')
+                found=yes
+                kill -KILL "$pid" 2>/dev/null || true
+                ;;
+            esac
+        done < <(grep -lsaF "$TMPDIR/" /proc/[0-9]*/environ 2>/dev/null || true)
+        [[ $found == yes ]] || break
+        sleep 0.1
+    done
+    rm -rf -- "${TMPDIR:?}"
+    exit "$code"
+}

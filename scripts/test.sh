@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Installs what the tests need, builds once, and runs everything.
+set -euo pipefail
+# shellcheck source=scripts/lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+# shellcheck source=scripts/lib/tests.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/tests.sh"
+
+case ${1:-} in
+'') ;;
+-h | --help)
+    cat <<'TEXT'
+Usage: ./scripts/test.sh
+
+Formatting, lints, a build, and every test: of single packages, of whole clusters of processes, and
+of Python clients. About ten minutes after the build. Longer runs: ./scripts/soak.sh
+
+Environment:
+  CARGO_TARGET_DIR  where things are built (default: ~/.cache/axolotl/target)
+TEXT
+    exit 0
+    ;;
+*) die "unknown argument: $1" ;;
+esac
+
+cd "$repository"
+need_cargo
+install_tools
+own_temporary_directory
+
+step "cargo fmt --check"
+cargo fmt --all --check
+step "cargo clippy"
+cargo clippy --release --workspace --all-targets --locked -- -D warnings
+if have shellcheck; then
+    step "shellcheck"
+    shellcheck --external-sources scripts/*.sh scripts/lib/*.sh .ci/run
+fi
+step "cargo build"
+cargo build --release --workspace --all-targets --locked
+step "cargo test"
+cargo test --release --workspace --locked --no-fail-fast
+done_all
