@@ -145,3 +145,125 @@ impl CommitCertificate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::KeyPair,
+        ids::{ChainId, NodeId, VolumeId},
+        membership::{EpochRecord, Member},
+        quorum::QuorumRule,
+    };
+
+    const CHAIN: ChainRef = ChainRef {
+        id: ChainId(7),
+        genesis: Hash([7; 32]),
+    };
+
+    fn key(seed: u8) -> KeyPair {
+        KeyPair::from_seed(&[seed; 32])
+    }
+
+    fn validators() -> ValidatorSet {
+        let members = (1..=4u8).map(|i| Member {
+            node_id: NodeId::numbered(i.into()),
+            public_key: key(i).public(),
+            volume_id: VolumeId([i; 16]),
+        });
+        let record = EpochRecord::genesis(&CHAIN, members.collect());
+        ValidatorSet::new(&CHAIN, &record, QuorumRule::Byzantine)
+    }
+
+    /// A certificate of height 5, round 1, by these validators.
+    fn certificate(signers: &[u8]) -> CommitCertificate {
+        let (height, round, block) = (Height(5), Round(1), Hash([5; 32]));
+        let message = vote_sign_bytes(
+            &CHAIN,
+            Epoch(0),
+            height,
+            round,
+            VoteKind::Precommit,
+            Some(block),
+        );
+        let sign = |seed: &u8| (key(*seed).public(), key(*seed).sign(&message));
+        CommitCertificate {
+            epoch: Epoch(0),
+            height,
+            round,
+            block,
+            signatures: signers.iter().map(sign).collect(),
+        }
+    }
+
+    #[test]
+    fn a_quorum_of_the_epoch_makes_a_certificate() {
+        assert_eq!(
+            certificate(&[1, 2, 3]).verify(&CHAIN, &validators()),
+            Ok(())
+        );
+        assert_eq!(
+            certificate(&[4, 2, 3, 1]).verify(&CHAIN, &validators()),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn each_forgery_is_named() {
+        let check = |certificate: CommitCertificate| certificate.verify(&CHAIN, &validators());
+        let first = key(1).public();
+        assert_eq!(
+            check(certificate(&[1, 2])),
+            Err(CertificateError::NoQuorum {
+                found: 2,
+                quorum: 3
+            })
+        );
+        assert_eq!(
+            check(certificate(&[1, 2, 1])),
+            Err(CertificateError::DuplicateSigner(first))
+        );
+        assert_eq!(
+            check(certificate(&[1, 2, 9])),
+            Err(CertificateError::UnknownSigner(key(9).public()))
+        );
+        let bad = Err(CertificateError::BadSignature(first));
+        let good = certificate(&[1, 2, 3]);
+        assert_eq!(
+            check(CommitCertificate {
+                height: Height(6),
+                ..good.clone()
+            }),
+            bad
+        );
+        assert_eq!(
+            check(CommitCertificate {
+                round: Round(2),
+                ..good.clone()
+            }),
+            bad
+        );
+        assert_eq!(
+            check(CommitCertificate {
+                block: Hash([6; 32]),
+                ..good.clone()
+            }),
+            bad
+        );
+        assert_eq!(
+            check(CommitCertificate {
+                epoch: Epoch(1),
+                ..good.clone()
+            }),
+            Err(CertificateError::WrongEpoch {
+                found: Epoch(1),
+                expected: Epoch(0)
+            })
+        );
+        let elsewhere = ChainRef {
+            genesis: Hash([8; 32]),
+            ..CHAIN
+        };
+        assert_eq!(good.verify(&elsewhere, &validators()), bad);
+    }
+}

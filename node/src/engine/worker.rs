@@ -443,3 +443,7 @@ fn unix_now_s() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

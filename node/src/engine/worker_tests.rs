@@ -1,0 +1,196 @@
+use axolotl_common::{
+    Epoch, KeyPair, Member, NodeId, Signature, VolumeId, VoteKind,
+    certificate::vote_sign_bytes,
+    genesis::{AxolotlGenesis, GenesisDocument, dev_genesis},
+};
+use axolotl_ledger::ChainSpec;
+
+use super::*;
+use crate::{mempool::MempoolLimits, storage::StorageOptions};
+
+/// A chain of one validator, and a second one in another directory that has `blocks` blocks.
+struct World {
+    _dir: tempfile::TempDir,
+    worker: Worker,
+    answers: mpsc::Receiver<Done>,
+    blocks: Vec<SyncBlock>,
+}
+
+fn validator() -> KeyPair {
+    KeyPair::from_seed(&[1; 32])
+}
+
+fn open(dir: &std::path::Path) -> Chain {
+    let member = Member {
+        node_id: NodeId::numbered(1),
+        public_key: validator().public(),
+        volume_id: VolumeId([1; 16]),
+    };
+    let axolotl: AxolotlGenesis =
+        serde_json::from_value(serde_json::json!({ "validators": [member] })).unwrap();
+    let document = GenesisDocument::from_value(dev_genesis(&axolotl, 1)).unwrap();
+    let (spec, diff) = ChainSpec::from_document(document).unwrap();
+    Chain::open(dir, spec, diff, StorageOptions::default(), &mut |_| {}).unwrap()
+}
+
+fn certify(chain: &Chain, key: &KeyPair, height: Height, block: Hash) -> CommitCertificate {
+    let (epoch, round) = (Epoch(0), Round(0));
+    let message = vote_sign_bytes(
+        &chain.spec().chain,
+        epoch,
+        height,
+        round,
+        VoteKind::Precommit,
+        Some(block),
+    );
+    let signatures = vec![(key.public(), key.sign(&message))];
+    CommitCertificate {
+        epoch,
+        height,
+        round,
+        block,
+        signatures,
+    }
+}
+
+fn grow(chain: &Chain, count: u64) -> Vec<SyncBlock> {
+    let mempool = Mempool::new(Arc::clone(chain.spec()), MempoolLimits::default());
+    let build = |height| {
+        let attributes = BlockAttributes {
+            timestamp: unix_now_s(),
+            builder: validator().public(),
+            requests: Vec::new(),
+        };
+        let built = chain
+            .build(attributes, &mut mempool.best(base_fee_above(chain)))
+            .unwrap();
+        let certificate = certify(chain, &validator(), Height(height), Hash(built.hash.0));
+        let block = SyncBlock {
+            block: built.bytes.clone(),
+            certificate: certificate.clone(),
+        };
+        chain.append(built, certificate).unwrap();
+        chain.publish().unwrap();
+        block
+    };
+    (1..=count).map(build).collect()
+}
+
+fn world() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks = grow(&open(&dir.path().join("other")), 4);
+    let chain = open(&dir.path().join("own"));
+    let mempool = Mempool::new(Arc::clone(chain.spec()), MempoolLimits::default());
+    let (done, answers) = mpsc::channel(64);
+    let worker = Worker::new(chain, mempool, validator().public(), done);
+    World {
+        _dir: dir,
+        worker,
+        answers,
+        blocks,
+    }
+}
+
+impl World {
+    fn apply(&mut self, blocks: &[SyncBlock]) -> Result<Height, ApplyError> {
+        let (reply, answer) = oneshot::channel();
+        assert!(
+            self.worker.apply(blocks, reply).is_ok(),
+            "nothing of this is fatal"
+        );
+        answer.blocking_recv().unwrap()
+    }
+
+    fn head(&self) -> Height {
+        self.worker.chain.head().height()
+    }
+}
+
+/// Makes a good block a false one; the key is a stranger's.
+type Spoil = fn(&mut SyncBlock, &Chain, &KeyPair);
+
+#[test]
+fn blocks_from_sync_are_taken_up_to_the_first_that_is_false() {
+    let stranger = KeyPair::from_seed(&[9; 32]);
+    let spoil: [(&str, Spoil); 6] = [
+        ("no signature", |block, _, _| {
+            block.certificate.signatures.clear();
+        }),
+        ("a signature that does not hold", |block, _, _| {
+            block.certificate.signatures[0].1 = Signature([7; 64]);
+        }),
+        ("signed by a stranger", |block, chain, stranger| {
+            let (height, hash) = (block.certificate.height, block.certificate.block);
+            block.certificate = certify(chain, stranger, height, hash);
+        }),
+        ("another block's certificate", |block, chain, _| {
+            let height = block.certificate.height;
+            block.certificate = certify(chain, &validator(), height, Hash([3; 32]));
+        }),
+        ("garbage under a good certificate", |block, _, _| {
+            block.block = vec![0xc0; 40].into();
+        }),
+        ("a gap", |block, chain, _| {
+            let hash = block.certificate.block;
+            block.certificate = certify(chain, &validator(), Height(9), hash);
+        }),
+    ];
+    for (what, spoil) in spoil {
+        let mut world = world();
+        let mut blocks = world.blocks.clone();
+        spoil(&mut blocks[2], &world.worker.chain, &stranger);
+        let refused = world.apply(&blocks).unwrap_err();
+        assert!(refused.peer_fault, "{what}: {refused}");
+        assert_eq!(refused.tip, Height(2), "{what}: the blocks before it stay");
+        assert_eq!(world.head(), Height(2), "{what}");
+        let honest = world.blocks.clone();
+        assert_eq!(
+            world.apply(&honest).ok(),
+            Some(Height(4)),
+            "{what}: an honest peer goes on"
+        );
+    }
+}
+
+#[test]
+fn consensus_and_sync_may_bring_the_same_block() {
+    let mut world = world();
+    let blocks = world.blocks.clone();
+    assert_eq!(world.apply(&blocks[..2]).ok(), Some(Height(2)));
+    let again = &blocks[1];
+    let same = world.worker.commit(again.certificate.clone(), &again.block);
+    assert!(same.is_ok(), "the block is there already");
+    let other = CommitCertificate {
+        block: Hash([4; 32]),
+        ..again.certificate.clone()
+    };
+    assert!(
+        world.worker.commit(other, &again.block).is_err(),
+        "two blocks at one height"
+    );
+    let heads = std::iter::from_fn(|| world.answers.try_recv().ok());
+    assert!(matches!(
+        heads.last(),
+        Some(Done::Head { decided: false, .. })
+    ));
+}
+
+#[test]
+fn a_proposed_block_is_judged() {
+    let mut world = world();
+    let good = world.blocks[0].clone();
+    let hash = good.certificate.block;
+    for (bytes, block, valid) in [
+        (good.block.to_vec(), hash, true),
+        (good.block.to_vec(), Hash([1; 32]), false),
+        (vec![1, 2, 3], hash, false),
+    ] {
+        assert!(world.worker.check(Height(1), block, &bytes).is_ok());
+        match world.answers.try_recv() {
+            Ok(Done::Checked { verdict, .. }) => {
+                assert_eq!(verdict == Verdict::Valid, valid, "{verdict:?}");
+            }
+            _ => panic!("no judgement"),
+        }
+    }
+}
