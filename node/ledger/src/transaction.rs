@@ -227,19 +227,24 @@ impl Transaction {
         let sender = envelope
             .recover_with_buf(&mut buffer)
             .map_err(|_| TransactionError::InvalidSender)?;
+        Ok(Self::assemble(envelope, sender, raw))
+    }
+
+    /// Puts together what was decoded; recovers the authorities of EIP-7702.
+    fn assemble(envelope: TxEnvelope, sender: Address, raw: &[u8]) -> Self {
         let authorizations = envelope
             .authorization_list()
             .unwrap_or_default()
             .iter()
             .map(recover_authority)
             .collect();
-        Ok(Self {
+        Self {
             hash: keccak256(raw),
             envelope,
             sender,
             raw: Bytes::copy_from_slice(raw),
             authorizations,
-        })
+        }
     }
 
     /// Keccak-256 of the encoding.
@@ -375,19 +380,7 @@ impl Transaction {
     pub fn from_stored(raw: &[u8], sender: Address) -> Result<Self, TransactionError> {
         let envelope = TxEnvelope::decode_2718_exact(raw)
             .map_err(|e| TransactionError::Malformed(e.to_string()))?;
-        let authorizations = envelope
-            .authorization_list()
-            .unwrap_or_default()
-            .iter()
-            .map(recover_authority)
-            .collect();
-        Ok(Self {
-            hash: keccak256(raw),
-            envelope,
-            sender,
-            raw: Bytes::copy_from_slice(raw),
-            authorizations,
-        })
+        Ok(Self::assemble(envelope, sender, raw))
     }
 }
 
