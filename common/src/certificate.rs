@@ -13,8 +13,21 @@ use crate::{
 
 /// The two votes of a round.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
 )]
+#[serde(rename_all = "lowercase")]
 #[borsh(use_discriminant = true)]
 #[repr(u8)]
 pub enum VoteKind {
@@ -105,44 +118,53 @@ impl CommitCertificate {
         chain: &ChainRef,
         validators: &ValidatorSet,
     ) -> Result<(), CertificateError> {
-        if self.epoch != validators.epoch() {
-            return Err(CertificateError::WrongEpoch {
-                found: self.epoch,
-                expected: validators.epoch(),
-            });
-        }
-        let mut signers = BTreeSet::new();
-        for (signer, _) in &self.signatures {
-            if !validators.contains(signer) {
-                return Err(CertificateError::UnknownSigner(*signer));
-            }
-            if !signers.insert(signer) {
-                return Err(CertificateError::DuplicateSigner(*signer));
-            }
-        }
-        let quorum = validators.quorum();
-        if signers.len() < quorum {
-            return Err(CertificateError::NoQuorum {
-                found: signers.len(),
-                quorum,
-            });
-        }
-        let message = vote_sign_bytes(
-            chain,
-            self.epoch,
-            self.height,
-            self.round,
+        verify_quorum(
+            &self.signatures,
+            (self.epoch, self.height, self.round, self.block),
             VoteKind::Precommit,
-            Some(self.block),
-        );
-        match self
-            .signatures
-            .iter()
-            .find(|(signer, signature)| !signer.verify(&message, signature))
-        {
-            Some((signer, _)) => Err(CertificateError::BadSignature(*signer)),
-            None => Ok(()),
+            chain,
+            validators,
+        )
+    }
+}
+
+/// Checks that a quorum of `validators` cast this vote, each signer once. Cheap checks come first.
+pub(crate) fn verify_quorum(
+    signatures: &[(PublicKey, Signature)],
+    (epoch, height, round, block): (Epoch, Height, Round, Hash),
+    kind: VoteKind,
+    chain: &ChainRef,
+    validators: &ValidatorSet,
+) -> Result<(), CertificateError> {
+    if epoch != validators.epoch() {
+        return Err(CertificateError::WrongEpoch {
+            found: epoch,
+            expected: validators.epoch(),
+        });
+    }
+    let mut signers = BTreeSet::new();
+    for (signer, _) in signatures {
+        if !validators.contains(signer) {
+            return Err(CertificateError::UnknownSigner(*signer));
         }
+        if !signers.insert(signer) {
+            return Err(CertificateError::DuplicateSigner(*signer));
+        }
+    }
+    let quorum = validators.quorum();
+    if signers.len() < quorum {
+        return Err(CertificateError::NoQuorum {
+            found: signers.len(),
+            quorum,
+        });
+    }
+    let message = vote_sign_bytes(chain, epoch, height, round, kind, Some(block));
+    match signatures
+        .iter()
+        .find(|(signer, signature)| !signer.verify(&message, signature))
+    {
+        Some((signer, _)) => Err(CertificateError::BadSignature(*signer)),
+        None => Ok(()),
     }
 }
 

@@ -106,6 +106,12 @@ pub mod domain {
     pub const REQUEST: &[u8] = b"axolotl/request/1\0";
     /// The registry's orders to a node.
     pub const ORDER: &[u8] = b"axolotl/order/1\0";
+    /// A sealed validator's statement.
+    pub const STATEMENT: &[u8] = b"axolotl/statement/1\0";
+    /// A validator's word that it is sealed, alone.
+    pub const SEAL: &[u8] = b"axolotl/seal/1\0";
+    /// A staged draft of a recovery record.
+    pub const ACKNOWLEDGEMENT: &[u8] = b"axolotl/acknowledgement/1\0";
 }
 
 /// The bytes that are signed for `value`: the domain, then its borsh form.

@@ -2,16 +2,25 @@
 
 use std::{fmt, str::FromStr};
 
-use borsh::{BorshDeserialize, BorshSerialize};
+use borsh::{
+    BorshDeserialize, BorshSerialize,
+    io::{self, Read},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
+
+/// Highest height, and highest epoch, that is read in any form. No chain comes near it, and what is
+/// reckoned from one cannot overflow: a larger one is a lie.
+pub const MAX_HEIGHT: u64 = 1 << 60;
+/// Highest round that is read, for the same reason.
+pub const MAX_ROUND: u32 = 1 << 30;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
         #[derive(
-            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-            BorshSerialize, BorshDeserialize, utoipa::ToSchema,
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize,
+            BorshSerialize, utoipa::ToSchema,
         )]
         #[serde(transparent)]
         pub struct $name(pub $inner);
@@ -30,8 +39,41 @@ macro_rules! number {
     };
 }
 
+/// Reads a number, from text or bytes, and refuses one above its bound.
+macro_rules! bounded {
+    ($name:ident($inner:ty), $what:literal, $max:expr) => {
+        impl $name {
+            fn within_bound(number: $inner) -> Result<Self, ParseIdError> {
+                if number <= $max {
+                    return Ok(Self(number));
+                }
+                Err(ParseIdError {
+                    what: $what,
+                    why: format!("{number} is above {}", $max),
+                })
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let number = <$inner as Deserialize>::deserialize(d)?;
+                Self::within_bound(number).map_err(de::Error::custom)
+            }
+        }
+
+        impl BorshDeserialize for $name {
+            fn deserialize_reader<R: Read>(reader: &mut R) -> io::Result<Self> {
+                let number = <$inner as BorshDeserialize>::deserialize_reader(reader)?;
+                Self::within_bound(number)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+        }
+    };
+}
+
 number! {
     /// EIP-155 chain id.
+    #[derive(Deserialize, BorshDeserialize)]
     ChainId(u64)
 }
 number! {
@@ -47,8 +89,12 @@ number! {
     Epoch(u64)
 }
 
+bounded!(Height(u64), "height", MAX_HEIGHT);
+bounded!(Round(u32), "round", MAX_ROUND);
+bounded!(Epoch(u64), "epoch", MAX_HEIGHT);
+
 impl Height {
-    /// The height after this one.
+    /// The height after this one. It cannot overflow: see [`MAX_HEIGHT`].
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
@@ -274,6 +320,44 @@ mod tests {
             "node1\n",
         ] {
             assert!(bad.parse::<NodeId>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn no_number_from_outside_is_near_overflow() {
+        fn read<T>(number: impl Serialize + BorshSerialize) -> [Result<T, String>; 2]
+        where
+            T: de::DeserializeOwned + BorshDeserialize,
+        {
+            let json = serde_json::to_string(&number).unwrap();
+            let bytes = borsh::to_vec(&number).unwrap();
+            [
+                serde_json::from_str(&json).map_err(|error| error.to_string()),
+                borsh::from_slice(&bytes).map_err(|error| error.to_string()),
+            ]
+        }
+        assert_eq!(
+            read::<Height>(MAX_HEIGHT),
+            [Ok(Height(MAX_HEIGHT)), Ok(Height(MAX_HEIGHT))]
+        );
+        assert_eq!(
+            read::<Round>(MAX_ROUND),
+            [Ok(Round(MAX_ROUND)), Ok(Round(MAX_ROUND))]
+        );
+        let id = ChainId(u64::MAX);
+        assert_eq!(read::<ChainId>(u64::MAX), [Ok(id), Ok(id)], "a mere name");
+        let refused = |found: [Result<(), String>; 2], what: &str| {
+            for found in found {
+                let why = found.unwrap_err();
+                assert!(why.contains(what) && why.contains("is above"), "{why}");
+            }
+        };
+        for number in [MAX_HEIGHT + 1, u64::MAX] {
+            refused(read::<Height>(number).map(|r| r.map(drop)), "height");
+            refused(read::<Epoch>(number).map(|r| r.map(drop)), "epoch");
+        }
+        for number in [MAX_ROUND + 1, u32::MAX] {
+            refused(read::<Round>(number).map(|r| r.map(drop)), "round");
         }
     }
 

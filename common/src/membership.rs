@@ -7,7 +7,15 @@ use crate::{
     crypto::{KeyPair, PublicKey, Signature, domain, sign_bytes},
     ids::{ChainRef, Epoch, Hash, Height, NodeId, VolumeId},
     quorum::QuorumRule,
+    recovery::{Acknowledgement, Handover},
 };
+
+/// Largest record, in its borsh form. Records stand outside the limit of a block's size.
+pub const MAX_RECORD_BYTES: usize = 1 << 20;
+
+/// Largest draft of a recovery or forced record, in its borsh form: with the authority's signature and an
+/// acknowledgement of each old and new validator it is still a record.
+pub const MAX_DRAFT_BYTES: usize = MAX_RECORD_BYTES - (64 << 10);
 
 /// Most validators in one epoch.
 pub const MAX_MEMBERS: usize = 128;
@@ -85,6 +93,9 @@ pub struct EpochRecord {
     pub base_height: Height,
     /// A planned record is void from this height on.
     pub expiry_height: Option<Height>,
+    /// What a recovery or forced record hands over from the lost epoch; `None` in all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Box<Handover>>,
 }
 
 impl EpochRecord {
@@ -97,12 +108,18 @@ impl EpochRecord {
             members,
             base_height: Height(0),
             expiry_height: None,
+            handover: None,
         }
     }
 
     /// SHA-256 over chain and record: what the next record names as its predecessor.
     pub fn hash(&self, chain: &ChainRef) -> Hash {
         Hash::sha256(&self.sign_bytes(chain))
+    }
+
+    /// Bytes of its borsh form; see [`MAX_RECORD_BYTES`].
+    pub fn size(&self) -> usize {
+        borsh::object_length(self).unwrap_or(usize::MAX)
     }
 
     /// The bytes that the authority signs.
@@ -116,6 +133,7 @@ impl EpochRecord {
         SignedRecord {
             record: self,
             signature,
+            acknowledgements: Vec::new(),
         }
     }
 }
@@ -137,6 +155,10 @@ pub struct SignedRecord {
     pub record: EpochRecord,
     /// The authority's signature over [`EpochRecord::sign_bytes`].
     pub signature: Signature,
+    /// Who staged the draft of a recovery record; empty for all others. Not part of the record's
+    /// identity: whoever takes over signs the same draft with others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acknowledgements: Vec<Acknowledgement>,
 }
 
 impl SignedRecord {
@@ -144,10 +166,15 @@ impl SignedRecord {
     pub fn verify(&self, chain: &ChainRef, authority: &PublicKey) -> bool {
         authority.verify(&self.record.sign_bytes(chain), &self.signature)
     }
+
+    /// Length of the borsh form, bytes.
+    pub fn size(&self) -> usize {
+        borsh::object_length(self).expect("counting bytes does not fail")
+    }
 }
 
 /// The validators of one epoch, with their quorum.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct ValidatorSet {
     epoch: Epoch,
     record_hash: Hash,

@@ -4,18 +4,32 @@
 
 use std::collections::BTreeMap;
 
-use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{
-    crypto::{KeyPair, PublicKey, Signature, domain, sign_bytes},
-    ids::{ChainRef, Epoch, Hash, Height, NodeId, Round, VolumeId},
-    membership::SignedRecord,
+pub use self::{
+    orders::{
+        ControlAnswer, MAX_ORDER_NUMBER, Order, PeerEntry, RecoveryAnswer, SignedOrder,
+        StagedDraft, Survey, control_path,
+    },
+    recovery::{RecoverRequest, RecoveryPhase, RecoveryStatus},
 };
+use crate::{
+    crypto::PublicKey,
+    ids::{ChainRef, Epoch, Hash, Height, NodeId, Round, VolumeId},
+    membership::{MAX_DRAFT_BYTES, MAX_RECORD_BYTES, SignedRecord},
+};
+
+mod orders;
+mod recovery;
 
 /// Largest request body, bytes.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Largest answer to an order, 6 MiB. It may hold the largest record and the largest draft, and a
+/// statement or a survey (44 KiB in borsh) besides. JSON takes less than three times as many bytes:
+/// hexadecimal doubles them, and names and quotes are up to half as long as short fields.
+pub const MAX_ANSWER_BYTES: usize = 3 * (MAX_RECORD_BYTES + MAX_DRAFT_BYTES) + (192 << 10);
 
 /// RFC 9457 problem document: the body of every error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -183,6 +197,15 @@ pub struct Heartbeat {
     /// Age of the last block decided by votes, if one was decided since the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_commit_age_ms: Option<u64>,
+    /// Whether it votes in `epoch`: a member whose amnesia check is through.
+    #[serde(default)]
+    pub voting: bool,
+    /// Why it must never vote with this volume, if it must not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
+    /// It is sealed in this epoch and all before it: it votes there no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Epoch>,
 }
 
 /// Answer to a heartbeat.
@@ -196,8 +219,15 @@ pub struct HealthResponse {
     pub state: NodeState,
     /// Last heartbeat, RFC 3339.
     pub last_seen: String,
-    /// The registry's newest epoch, so that a node learns that it missed a record.
+    /// The registry's newest epoch in force, so that a node learns that it missed a record.
     pub epoch: Epoch,
+    /// What the node is to the network now.
+    #[serde(default)]
+    pub role: Role,
+    /// The next heartbeat is expected within this time. Shorter while the registry waits for a
+    /// learner to be level; 0: at the node's own pace.
+    #[serde(default)]
+    pub heartbeat_interval_ms: u64,
 }
 
 /// What runs a node.
@@ -253,6 +283,8 @@ pub struct NodeStatus {
     /// Why the state is what it is, in words, where there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Whether it votes in the epoch in force, by its own word.
+    pub voting: bool,
     /// Connected peers.
     pub peers: usize,
     /// Starts of its data directory.
@@ -290,8 +322,8 @@ pub struct StatusResponse {
     pub height: Height,
     /// Label of the leader.
     pub leader: Option<NodeId>,
-    /// A recovery under way, in words.
-    pub recovery: Option<String>,
+    /// A lost quorum, and what is done about it.
+    pub recovery: Option<RecoveryStatus>,
     /// `token` or `open`.
     pub registration: String,
     /// Hash of the genesis document, once formed.
@@ -302,6 +334,10 @@ pub struct StatusResponse {
     pub forming: Option<String>,
     /// What stands in the way of the registry's work, in words; empty when nothing does.
     pub warnings: Vec<String>,
+    /// What the registry is about and what it waits for, each with its reason; empty at rest.
+    pub plan: Vec<String>,
+    /// The newest decisions, newest first.
+    pub decisions: Vec<Event>,
     /// Nodes by label.
     #[schema(value_type = BTreeMap<String, NodeStatus>)]
     pub nodes: BTreeMap<NodeId, NodeStatus>,
@@ -339,94 +375,6 @@ pub struct Accepted {
     pub message: String,
 }
 
-/// An order of the registry to a node, on the node's control stream.
-#[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize, ToSchema,
-)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Order {
-    /// The nodes that may be let in, with their addresses (`…/p2p/…`).
-    Peers {
-        /// Every registered node.
-        peers: Vec<PeerEntry>,
-    },
-    /// Shut down for good: the registry will not start it again.
-    Stop {
-        /// In words, for the log.
-        reason: String,
-    },
-}
-
-/// One entry of [`Order::Peers`].
-#[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize, ToSchema,
-)]
-pub struct PeerEntry {
-    /// Key of the peer.
-    pub public_key: PublicKey,
-    /// Full libp2p addresses.
-    pub multiaddrs: Vec<String>,
-}
-
-/// An order with its number and the authority's signature.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct SignedOrder {
-    /// Chain: its id, 0 before the genesis is formed.
-    pub chain_id: u64,
-    /// Addressee.
-    pub to: PublicKey,
-    /// Durable and increasing; a node takes no order whose number is not above the last one's.
-    pub number: u64,
-    /// The order.
-    pub order: Order,
-    /// The authority's signature.
-    pub signature: Signature,
-}
-
-impl SignedOrder {
-    fn order_sign_bytes(chain_id: u64, to: &PublicKey, number: u64, order: &Order) -> Vec<u8> {
-        sign_bytes(domain::ORDER, &(chain_id, to, number, order))
-    }
-
-    /// Signs an order.
-    pub fn new(
-        authority: &KeyPair,
-        chain_id: u64,
-        to: PublicKey,
-        number: u64,
-        order: Order,
-    ) -> Self {
-        let signature = authority.sign(&Self::order_sign_bytes(chain_id, &to, number, &order));
-        Self {
-            chain_id,
-            to,
-            number,
-            order,
-            signature,
-        }
-    }
-
-    /// Whether it is the authority's.
-    pub fn verify(&self, authority: &PublicKey) -> bool {
-        let bytes = Self::order_sign_bytes(self.chain_id, &self.to, self.number, &self.order);
-        authority.verify(&bytes, &self.signature)
-    }
-}
-
-/// `POST /control/answers`, signed by the node's key: what became of an order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ControlAnswer {
-    /// Label; must be the label of the signing key.
-    pub node_id: NodeId,
-    /// Number of the order.
-    pub number: u64,
-    /// Whether the node did as it was told.
-    pub done: bool,
-    /// In words, where there is something to say.
-    #[serde(default)]
-    pub detail: String,
-}
-
 /// What kind of thing happened, in `GET /events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -447,12 +395,20 @@ pub enum EventKind {
     Restarted,
     /// A node was stopped on purpose.
     Stopped,
+    /// The registry removed a node with its data.
+    Removed,
     /// The genesis was formed.
     Genesis,
+    /// A change of the validators was signed, took force, or was refused.
+    Epoch,
+    /// The registry decided to do something, or not to.
+    Decision,
     /// Another node leads.
     Leader,
     /// A node saw no commit although there is work.
     Failure,
+    /// A step of a recovery after a quorum was lost.
+    Recovery,
     /// Something stands in the way of the registry's work.
     Warning,
 }
@@ -469,9 +425,13 @@ impl EventKind {
             Self::Exited => "exited",
             Self::Restarted => "restarted",
             Self::Stopped => "stopped",
+            Self::Removed => "removed",
             Self::Genesis => "genesis",
+            Self::Epoch => "epoch",
+            Self::Decision => "decision",
             Self::Leader => "leader",
             Self::Failure => "failure",
+            Self::Recovery => "recovery",
             Self::Warning => "warning",
         }
     }
@@ -502,12 +462,38 @@ pub struct MembershipResponse {
     pub genesis_hash: Option<Hash>,
     /// Key that signs the records.
     pub authority_key: PublicKey,
-    /// Newest epoch, if there is one.
+    /// Newest epoch in force, if there is one.
     pub epoch: Option<Epoch>,
-    /// Votes that finalise a block in the newest epoch.
+    /// Votes that finalise a block in the newest epoch in force.
     pub quorum: usize,
-    /// Signed records, newest first.
+    /// A signed record that no block carries yet; one at most.
+    pub pending: Option<Epoch>,
+    /// A lost quorum, and what is done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryStatus>,
+    /// Signed records, newest first; the pending one among them.
     pub records: Vec<SignedRecord>,
+}
+
+/// `POST /scale`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScaleRequest {
+    /// Wanted number of voting nodes, from `min_nodes` to `max_nodes`.
+    #[schema(minimum = 1, maximum = 128)]
+    pub target_nodes: usize,
+}
+
+/// Answer to `POST /scale`, and to draining or deleting a node: it was taken on, not done yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanResponse {
+    /// In words: what is done, or what it waits for.
+    pub message: String,
+    /// Wanted number of voting nodes.
+    pub target_nodes: usize,
+    /// Voting nodes of the epoch in force.
+    pub voting_nodes: usize,
+    /// What is under way, each with its reason.
+    pub plan: Vec<String>,
 }
 
 /// Values of [`Problem::kind`] that programs act on.
@@ -526,6 +512,10 @@ pub mod problem {
     pub const STORE_LOST: &str = "/problems/store-lost";
     /// The wished label belongs to a living node.
     pub const LABEL_TAKEN: &str = "/problems/label-taken";
+    /// A number outside of the limits.
+    pub const LIMITS: &str = "/problems/limits";
+    /// The change would leave fewer living validators than their quorum.
+    pub const QUORUM: &str = "/problems/quorum";
     /// The genesis is not formed yet.
     pub const FORMING: &str = "/problems/forming";
 }
@@ -559,8 +549,24 @@ pub struct NodeSelfStatus {
     pub round: Round,
     /// Builder of the head block.
     pub leader: Option<PublicKey>,
-    /// Whether this node votes in the epoch.
+    /// Whether this node is a validator of the epoch.
     pub is_validator: bool,
+    /// Whether it votes in it: its volume is the one that the epoch names, and its amnesia check is
+    /// through.
+    #[serde(default)]
+    pub voting: bool,
+    /// Why it must never vote with this volume, if it must not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
+    /// It is sealed in this epoch and all before it: it votes there no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Epoch>,
+    /// Epoch of the planned record that waits for a block, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_epoch: Option<Epoch>,
+    /// Validators that this process saw sign two things in one place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub misbehaving: Vec<PublicKey>,
     /// Whether it is fetching blocks.
     pub syncing: bool,
     /// Connected peers.
