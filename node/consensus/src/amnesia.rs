@@ -137,6 +137,11 @@ impl HighestVotes {
         self.votes.get(key)
     }
 
+    /// All of them, by voter.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &SignedVote> {
+        self.votes.values()
+    }
+
     /// Forgets those who are in neither set: bounds the map by the size of two sets.
     pub(crate) fn retain(&mut self, start: &ValidatorSet, previous: Option<&ValidatorSet>) {
         self.votes

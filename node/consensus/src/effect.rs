@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axolotl_common::{CommitCertificate, Hash, Height, PublicKey, Round};
+use axolotl_common::{CommitCertificate, Epoch, Hash, Height, PublicKey, Round};
 use bytes::Bytes;
 
 use crate::{
@@ -97,6 +97,17 @@ pub enum Effect {
     Unfit {
         /// The vote.
         vote: SignedVote,
+    },
+    /// The seal of this epoch and all before it is durable: now it may be told.
+    Sealed {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// Others hold this node's word that it is sealed, of which its log knows nothing: the log was
+    /// rolled back. It signs nothing in these epochs and is no survivor of them.
+    SealLost {
+        /// The epoch, and all before it.
+        epoch: Epoch,
     },
     /// An error after which nothing may go on: end the process with this reason.
     Fatal(String),

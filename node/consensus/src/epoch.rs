@@ -2,8 +2,10 @@
 
 use axolotl_common::{Epoch, Height};
 
-/// Heights ahead of ours whose messages are kept; beyond that only a sync helps.
-pub(crate) const MAX_FUTURE_HEIGHTS: u64 = 4;
+/// Heights ahead of ours whose messages are kept; beyond that only a sync helps. More than are decided
+/// while an answer of the sync is on its way, or a node that was behind never catches up with a busy
+/// chain.
+pub(crate) const MAX_FUTURE_HEIGHTS: u64 = 32;
 
 /// Standing of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +54,8 @@ mod tests {
             (2, 9, Standing::Past),
             (2, 10, Standing::Current),
             (2, 11, Standing::Future),
-            (2, 14, Standing::Future),
-            (2, 15, Standing::FarFuture),
+            (2, 42, Standing::Future),
+            (2, 43, Standing::FarFuture),
             (3, 9, Standing::NewerEpoch),
             (3, 10, Standing::NewerEpoch),
         ];

@@ -9,12 +9,19 @@ use std::collections::BTreeMap;
 
 use axolotl_common::{Height, PublicKey};
 
-use crate::message::{Message, Payload};
+use crate::{
+    epoch::MAX_FUTURE_HEIGHTS,
+    message::{Message, Payload},
+};
 
-/// Votes kept of one validator; the highest height gives way first.
-const MAX_VOTES_PER_VALIDATOR: usize = 32;
-/// Proposals, with their blocks, kept of one validator.
-const MAX_PROPOSALS_PER_VALIDATOR: usize = 2;
+/// Votes kept of one validator, two for each height; the highest height gives way first.
+const MAX_VOTES_PER_VALIDATOR: usize = 2 * MAX_PROPOSALS_PER_VALIDATOR;
+/// Proposals, with their blocks, kept of one validator: one leader may propose at every height.
+const MAX_PROPOSALS_PER_VALIDATOR: usize = MAX_FUTURE_HEIGHTS as usize;
+/// So many are kept of one validator whatever their size.
+const LARGE_PROPOSALS_PER_VALIDATOR: usize = 2;
+/// Bytes of blocks kept of one validator when there are more.
+const MAX_PROPOSAL_BYTES_PER_VALIDATOR: usize = 1 << 20;
 /// Certificates kept; they have no author.
 const MAX_CERTIFICATES: usize = 16;
 
@@ -50,19 +57,14 @@ impl FutureMessages {
         if kept.iter().any(|(_, m)| m.payload == message.payload) {
             return;
         }
-        if kept.len() >= limit {
-            let highest = kept
-                .iter()
-                .enumerate()
-                .max_by_key(|(_, (arrival, m))| (m.height(), *arrival))
-                .map(|(place, (_, m))| (place, m.height()));
-            match highest {
-                Some((place, height)) if height > message.height() => drop(kept.remove(place)),
-                _ => return,
-            }
-        }
         self.arrivals += 1;
         kept.push((self.arrivals, message));
+        while kept.len() > limit || has_too_large_blocks(kept) {
+            let places = kept.iter().enumerate();
+            let highest = places.max_by_key(|(_, (arrival, m))| (m.height(), *arrival));
+            let Some((place, _)) = highest else { return };
+            kept.remove(place);
+        }
     }
 
     /// Takes out what belongs to a height, in the order of arrival, and forgets what lies below.
@@ -86,6 +88,15 @@ impl FutureMessages {
     pub(crate) fn clear(&mut self) {
         self.shares.clear();
     }
+}
+
+fn has_too_large_blocks(kept: &[(u64, Message)]) -> bool {
+    let bytes = kept.iter().map(|(_, message)| match &message.payload {
+        Payload::Proposal { block, .. } => block.len(),
+        _ => 0,
+    });
+    kept.len() > LARGE_PROPOSALS_PER_VALIDATOR
+        && bytes.sum::<usize>() > MAX_PROPOSAL_BYTES_PER_VALIDATOR
 }
 
 #[cfg(test)]
@@ -116,6 +127,10 @@ mod tests {
     }
 
     fn proposal(validator: u8, height: u64) -> Message {
+        proposal_of(validator, height, 1)
+    }
+
+    fn proposal_of(validator: u8, height: u64, bytes: usize) -> Message {
         Message {
             copy: 0,
             payload: Payload::Proposal {
@@ -130,7 +145,7 @@ mod tests {
                     },
                     signature: Signature([0; 64]),
                 },
-                block: vec![1].into(),
+                block: vec![1; bytes].into(),
             },
         }
     }
@@ -152,7 +167,29 @@ mod tests {
         );
         let seven = future.take(Height(7));
         assert_eq!(seven.len(), MAX_VOTES_PER_VALIDATOR - 1 + 1);
-        assert!(future.take(Height(8)).is_empty() && future.shares.is_empty());
+        assert_eq!(future.take(Height(9)), [proposal(3, 9)]);
+        assert!(future.shares.is_empty());
+    }
+
+    #[test]
+    fn small_blocks_are_kept_for_many_heights_and_large_ones_for_two() {
+        let mut future = FutureMessages::default();
+        for height in (1..=40).rev() {
+            future.push(proposal_of(1, height, 10));
+            future.push(proposal_of(2, height, MAX_PROPOSAL_BYTES_PER_VALIDATOR));
+        }
+        for height in 1..=40 {
+            let mut expected = Vec::new();
+            if height <= 32 {
+                expected.push(proposal_of(1, height, 10));
+            }
+            if height <= 2 {
+                let bytes = MAX_PROPOSAL_BYTES_PER_VALIDATOR;
+                expected.push(proposal_of(2, height, bytes));
+            }
+            assert_eq!(future.take(Height(height)), expected, "{height}");
+        }
+        assert!(future.shares.is_empty());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use axolotl_common::{
-    ChainRef, CommitCertificate, Hash, Height, KeyPair, PublicKey, Round, ValidatorSet,
-    genesis::Timing,
+    ChainRef, CommitCertificate, Hash, Height, KeyPair, PublicKey, Round, ValidatorSet, VolumeId,
+    genesis::Timing, recovery::SealNote,
 };
 use bytes::Bytes;
 
@@ -32,6 +32,9 @@ pub struct Config {
     pub chain: ChainRef,
     /// Key of this node. It votes while the key is in the validator set and follows otherwise.
     pub key: KeyPair,
+    /// Data directory of this node. In an epoch whose record names another one for the key it signs
+    /// nothing: what that other volume signed is not in this one's log.
+    pub volume: VolumeId,
     /// Starts of the data directory: makes copies of a message differ across restarts.
     pub incarnation: u64,
     /// Timing of the chain.
@@ -137,4 +140,7 @@ pub enum Input {
         /// The vote, `None` when it holds none.
         vote: Option<SignedVote>,
     },
+    /// Answer to [`crate::Effect::AskHighestVotes`], or at any other time: someone holds this node's word
+    /// that it is sealed.
+    SealSeen(SealNote),
 }

@@ -36,12 +36,15 @@
 //! 6. Messages count in their own epoch only; those of lower epochs are refused, those of newer
 //!    ones are a reason to sync and never a fault.
 //! 7. Every buffer is bounded by a constant, and each validator has its own share of it.
-//! 8. The quorum is that of [`axolotl_common::QuorumRule`], here and everywhere.
+//! 8. Once an epoch is sealed ([`Driver::seal`]) nothing reaches the core of it or of an earlier one: no message,
+//!    timer, replay or work. Only certificates move the node on, to the next height.
+//! 9. The quorum is that of [`axolotl_common::QuorumRule`], here and everywhere.
 //!
 //! # Crash and replay
 //! [`Driver::replay`] is the first call: it takes the height to decide and the records of the log,
 //! drops those of other heights and epochs, and brings back locks, votes and blocks. Votes are sent
-//! again, with other [`Message::copy`] numbers.
+//! again, with other [`Message::copy`] numbers. Of a sealed epoch nothing is replayed: its lock is read
+//! from the log as it lies there.
 //!
 //! # Deviations
 //! Sync does not pass through the core: the runner verifies certificates, stores blocks, and says
@@ -66,7 +69,7 @@ mod validators;
 #[cfg(test)]
 mod test_support;
 
-pub use driver::{Admission, Driver, Lock};
+pub use driver::{Admission, Driver, Lock, StatedHead};
 pub use effect::{Effect, Evidence};
 pub use input::{BlockSummary, Config, HeightStart, Input, Now, TimerId, TimerKind, Verdict};
 pub use log_record::{LogEntry, LogRecord};

@@ -15,9 +15,7 @@ use bytes::Bytes;
 
 use crate::{
     input::TimerKind,
-    message::{
-        DecodeError, PolkaCertificate, SignedProposal, SignedVote, check_position, strip_version,
-    },
+    message::{DecodeError, PolkaCertificate, SignedProposal, SignedVote, strip_version},
 };
 
 /// First byte of every record.
@@ -60,6 +58,9 @@ pub enum LogEntry {
         #[borsh(serialize_with = "write_bytes", deserialize_with = "read_bytes")]
         bytes: Bytes,
     },
+    /// This node sealed the record's epoch and all before it. Unlike all others it is never dropped from
+    /// the log, and a replay takes it whatever its height.
+    Seal,
 }
 
 /// The timers that move the protocol on.
@@ -123,23 +124,6 @@ impl LogRecord {
     /// When the bytes are not exactly one record.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let body = strip_version(bytes, LOG_VERSION)?;
-        let record: Self =
-            borsh::from_slice(body).map_err(|e| DecodeError::Malformed(e.to_string()))?;
-        check_position(record.height, record.entry.round())?;
-        Ok(record)
-    }
-}
-
-impl LogEntry {
-    /// Round that the entry is about; 0 for the bytes of a block.
-    pub fn round(&self) -> Round {
-        match self {
-            Self::Vote(vote) => vote.vote.round,
-            Self::Proposal(proposal) => proposal.proposal.round,
-            Self::Verdict(verdict) => verdict.round,
-            Self::Timeout { round, .. } => *round,
-            Self::Polka(certificate) => certificate.round,
-            Self::Block { .. } => Round(0),
-        }
+        borsh::from_slice(body).map_err(|e| DecodeError::Malformed(e.to_string()))
     }
 }

@@ -1,16 +1,16 @@
 //! What validators say to one another, and its wire form.
 //!
 //! A message is a version byte, then borsh. Chain and epoch are part of what is signed
-//! ([`axolotl_common::certificate::vote_sign_bytes`] and [`Proposal::sign_bytes`]); the chain itself
+//! ([`Vote::sign_bytes`] and [`Proposal::sign_bytes`]); the chain itself
 //! does not travel, since the gossip topic names it. Every copy that leaves a node has another
 //! [`Message::copy`] number, because gossipsub swallows bytes that it has seen before: without it
 //! a vote that is sent again would vanish silently.
 
 use std::fmt;
 
+pub use axolotl_common::votes::{PolkaCertificate, SignedVote, Vote};
 use axolotl_common::{
     CommitCertificate, Epoch, Hash, Height, PublicKey, Round, Signature, VoteKind,
-    certificate::vote_sign_bytes,
     crypto::{domain, sign_bytes},
     ids::ChainRef,
     membership::MAX_MEMBERS,
@@ -25,64 +25,6 @@ use bytes::Bytes;
 pub const WIRE_VERSION: u8 = 1;
 /// Room for everything but the block in one message: signatures of the largest validator set.
 pub const MAX_MESSAGE_OVERHEAD: usize = 64 << 10;
-/// Highest round that is decoded; far above any that can be reached, far below overflow.
-pub const MAX_ROUND: u32 = 1 << 30;
-/// Highest height that is decoded; far below overflow.
-pub const MAX_HEIGHT: u64 = 1 << 60;
-
-/// One vote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Vote {
-    /// Epoch of the voter.
-    pub epoch: Epoch,
-    /// Height voted on.
-    pub height: Height,
-    /// Round voted in.
-    pub round: Round,
-    /// Prevote or precommit.
-    pub kind: VoteKind,
-    /// Block voted for; `None` is a vote for nil.
-    pub block: Option<Hash>,
-    /// Who votes.
-    pub validator: PublicKey,
-}
-
-impl Vote {
-    /// The bytes that the validator signs.
-    pub fn sign_bytes(&self, chain: &ChainRef) -> Vec<u8> {
-        vote_sign_bytes(
-            chain,
-            self.epoch,
-            self.height,
-            self.round,
-            self.kind,
-            self.block,
-        )
-    }
-
-    /// Votes of one validator in the order in which an honest one signs them.
-    pub fn position(&self) -> (Height, Epoch, Round, VoteKind) {
-        (self.height, self.epoch, self.round, self.kind)
-    }
-}
-
-/// A vote with its signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct SignedVote {
-    /// What is signed.
-    pub vote: Vote,
-    /// Signature of [`Vote::validator`] over [`Vote::sign_bytes`].
-    pub signature: Signature,
-}
-
-impl SignedVote {
-    /// Whether the signature is the voter's.
-    pub fn verify(&self, chain: &ChainRef) -> bool {
-        self.vote
-            .validator
-            .verify(&self.vote.sign_bytes(chain), &self.signature)
-    }
-}
 
 /// Proposal of one block for one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -134,21 +76,6 @@ impl SignedProposal {
             .proposer
             .verify(&self.proposal.sign_bytes(chain), &self.signature)
     }
-}
-
-/// Prevotes of one round for one block by a quorum: the proof of a lock.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct PolkaCertificate {
-    /// Epoch of the voters.
-    pub epoch: Epoch,
-    /// Height voted on.
-    pub height: Height,
-    /// Round voted in.
-    pub round: Round,
-    /// Block voted for.
-    pub block: Hash,
-    /// Voters with their prevote signatures.
-    pub signatures: Vec<(PublicKey, Signature)>,
 }
 
 /// What a [`RoundCertificate`] proves.
@@ -337,7 +264,6 @@ impl Message {
     }
 
     fn check_bounds(&self, max_block_bytes: usize) -> Result<(), DecodeError> {
-        check_position(self.height(), self.round())?;
         let signatures = match &self.payload {
             Payload::Vote(_) => 1,
             Payload::Proposal { proposal, block } => {
@@ -422,14 +348,4 @@ pub(crate) fn strip_version(bytes: &[u8], expected: u8) -> Result<&[u8], DecodeE
         Some((version, body)) if *version == expected => Ok(body),
         _ => Err(DecodeError::Version { expected }),
     }
-}
-
-pub(crate) fn check_position(height: Height, round: Round) -> Result<(), DecodeError> {
-    if height.0 > MAX_HEIGHT {
-        return Err(DecodeError::OutOfBounds("height"));
-    }
-    if round.0 > MAX_ROUND {
-        return Err(DecodeError::OutOfBounds("round"));
-    }
-    Ok(())
 }

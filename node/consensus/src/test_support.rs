@@ -31,6 +31,7 @@ pub(crate) fn set(epoch: u64, members: &[u8]) -> ValidatorSet {
             .collect(),
         base_height: Height(0),
         expiry_height: None,
+        handover: None,
     };
     ValidatorSet::new(&chain(), &record, QuorumRule::Byzantine)
 }

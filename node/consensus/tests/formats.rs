@@ -7,13 +7,14 @@
 
 use axolotl_common::{
     CommitCertificate, Epoch, Hash, Height, PublicKey, Round, Signature, VoteKind,
+    ids::{MAX_HEIGHT, MAX_ROUND},
 };
 use axolotl_consensus::{
     DecodeError, LogEntry, LogRecord, Message,
     log_record::{BlockVerdict, StepTimer},
     message::{
-        MAX_HEIGHT, MAX_MESSAGE_OVERHEAD, MAX_ROUND, Payload, PolkaCertificate, Proposal,
-        RoundCertificate, RoundCertificateKind, RoundSignature, SignedProposal, SignedVote, Vote,
+        MAX_MESSAGE_OVERHEAD, Payload, PolkaCertificate, Proposal, RoundCertificate,
+        RoundCertificateKind, RoundSignature, SignedProposal, SignedVote, Vote,
     },
 };
 use proptest::{collection::vec, option, prelude::*};
@@ -156,6 +157,7 @@ fn golden_records() {
         (LogEntry::Verdict(verdict), "020200000000[aa*32][bb*32]01"),
         (timeout, "030202000000"),
         (block, "05[bb*32]03000000010203"),
+        (LogEntry::Seal, "06"),
     ];
     for (entry, expected) in table {
         let record = LogRecord {
@@ -194,8 +196,6 @@ fn what_is_out_of_bounds_is_refused() {
         (polka(128), None),
         (polka(129), Some("number of signatures")),
         (Payload::Vote(vote(MAX_HEIGHT, MAX_ROUND)), None),
-        (Payload::Vote(vote(MAX_HEIGHT + 1, 0)), Some("height")),
-        (Payload::Vote(vote(1, MAX_ROUND + 1)), Some("round")),
         (backwards, Some("valid round of the proposal")),
     ];
     for (payload, refused) in table {
@@ -205,6 +205,23 @@ fn what_is_out_of_bounds_is_refused() {
             None => Ok(message.clone()),
         };
         assert_eq!(Message::decode(&message.encode(), LIMIT), expected);
+    }
+
+    for (beyond, what) in [
+        (vote(MAX_HEIGHT + 1, 0), "height"),
+        (vote(1, MAX_ROUND + 1), "round"),
+    ] {
+        let record = LogRecord {
+            epoch: Epoch(3),
+            height: Height(9),
+            entry: LogEntry::Vote(beyond),
+        };
+        let message = message(Payload::Vote(beyond));
+        let read = Message::decode(&message.encode(), LIMIT).map(drop);
+        for refused in [read, LogRecord::decode(&record.encode()).map(drop)] {
+            let why = refused.unwrap_err().to_string();
+            assert!(why.contains(what) && why.contains("is above"), "{why}");
+        }
     }
 
     let good = message(Payload::Vote(vote(9, 2))).encode();
@@ -243,7 +260,7 @@ fn what_is_out_of_bounds_is_refused() {
 
 prop_compose! {
     fn any_vote()(
-        epoch: u64, height in 0..=MAX_HEIGHT, round in 0..=MAX_ROUND, second: bool,
+        epoch in 0..=MAX_HEIGHT, height in 0..=MAX_HEIGHT, round in 0..=MAX_ROUND, second: bool,
         block in option::of(any::<[u8; 32]>()), validator: [u8; 32], signature in vec(any::<u8>(), 64),
     ) -> SignedVote {
         let kind = if second { VoteKind::Precommit } else { VoteKind::Prevote };

@@ -8,13 +8,14 @@
     reason = "a harness outside of the test functions: what fails here is a failed test"
 )]
 
+mod quorum_loss;
 mod sim;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::{
     byzantine::ActorKind,
-    faults::{Fault, Plan},
+    faults::{Change, Fault, Plan},
     random_setup, run, run_seeds,
     world::{Mutant, Setup},
 };
@@ -36,22 +37,22 @@ fn three_validators() {
 
 #[test]
 fn four_validators() {
-    run_seeds(4, 0, 350);
+    run_seeds(4, 0, 250);
 }
 
 #[test]
 fn four_validators_one_liar() {
-    run_seeds(4, 1, 400);
+    run_seeds(4, 1, 280);
 }
 
 #[test]
 fn seven_validators() {
-    run_seeds(7, 0, 80);
+    run_seeds(7, 0, 50);
 }
 
 #[test]
 fn seven_validators_two_liars() {
-    run_seeds(7, 2, 120);
+    run_seeds(7, 2, 70);
 }
 
 #[test]
@@ -178,6 +179,57 @@ fn an_ignored_lock_is_found() {
 fn a_log_that_is_not_flushed_is_found() {
     let setups = (0..500).map(|seed| random_setup(seed, 4, 0));
     finds(Mutant::LogNotFlushed, "double_sign", setups);
+}
+
+/// One of four validators takes a new set one height late: its votes there are worth nothing, and two
+/// sets govern one height. Nothing else goes wrong.
+#[test]
+fn a_set_that_is_taken_late_is_found() {
+    let setups = || {
+        (0..20).map(|seed| {
+            let mut plan = Plan::quiet(5);
+            let change = Change::ALL[seed as usize % 4];
+            plan.events = vec![(700_000, Fault::NewEpoch(change))];
+            Setup {
+                plan,
+                learners: 1,
+                ..random_setup(seed, 4, 0)
+            }
+        })
+    };
+    for setup in setups() {
+        let seed = setup.seed;
+        match run(setup) {
+            Ok(outcome) => assert!(outcome.epochs > 0, "seed {seed}: nothing changed"),
+            Err((violation, trace)) => panic!("seed {seed}: {violation:?}\n{trace}"),
+        }
+    }
+    finds(Mutant::SetTakenLate(2), "one_set", setups());
+}
+
+/// Changes one after the other, each as soon as the registry wants: swaps, growth, shrinking, the
+/// leader out, records that expire.
+#[test]
+fn many_changes_in_a_row() {
+    for seed in 0..15 {
+        let mut plan = Plan::quiet(7);
+        plan.heal_at = 6_000_000;
+        plan.events = (0..10)
+            .map(|i| {
+                let change = Change::ALL[(seed as usize + i) % Change::ALL.len()];
+                (300_000 + 500_000 * i as u64, Fault::NewEpoch(change))
+            })
+            .collect();
+        let setup = Setup {
+            plan,
+            learners: 3,
+            ..random_setup(seed, 4, 0)
+        };
+        match run(setup) {
+            Ok(outcome) => assert!(outcome.epochs >= 5, "seed {seed}: {}", outcome.epochs),
+            Err((violation, trace)) => panic!("seed {seed}: {violation:?}\n{trace}"),
+        }
+    }
 }
 
 /// Seven validators get the majority rule, whose quorum is 4 where the byzantine one is 5. Two liars

@@ -250,7 +250,7 @@ pub(super) fn timer_from_core(timeout: Timeout) -> Option<(TimerKind, Round)> {
     Some((kind, some_round(timeout.round)))
 }
 
-/// What the core is fed for a record; nothing for the bytes of a block.
+/// What the core is fed for a record; nothing for the bytes of a block and for seals.
 pub(super) fn entry_to_core(height: Height, entry: &LogEntry) -> Option<Input<Ctx>> {
     Some(match entry {
         LogEntry::Vote(vote) => Input::Vote(vote_to_core(vote)),
@@ -270,7 +270,7 @@ pub(super) fn entry_to_core(height: Height, entry: &LogEntry) -> Option<Input<Ct
             Input::TimeoutElapsed(timer_to_core((*kind).into(), *round)?)
         }
         LogEntry::Polka(certificate) => Input::PolkaCertificate(polka_to_core(certificate)),
-        LogEntry::Block { .. } => return None,
+        LogEntry::Block { .. } | LogEntry::Seal => return None,
     })
 }
 

@@ -4,7 +4,7 @@ use axolotl_common::{PublicKey, Round};
 
 use super::{Current, Driver, Phase};
 use crate::{
-    amnesia::{AmnesiaCheck, Fitness},
+    amnesia::AmnesiaCheck,
     bodies::{Bodies, BodyState, ProposedIn},
     context::core::{Core, CoreInput},
     effect::Effect,
@@ -24,8 +24,13 @@ impl Driver {
     ) -> Result<(), String> {
         let place = (start.height, start.validators.epoch());
         for record in &records {
-            if let LogEntry::Vote(vote) = &record.entry {
-                self.highest.note(vote);
+            match &record.entry {
+                LogEntry::Vote(vote) => {
+                    self.highest.note(vote);
+                    self.note_own(vote);
+                }
+                LogEntry::Seal => self.sealed = self.sealed.max(Some(record.epoch)),
+                _ => {}
             }
         }
         let me = self.signer.me();
@@ -38,7 +43,9 @@ impl Driver {
             .filter(|vote| vote.vote.validator == me)
             .max_by_key(|vote| vote.vote.position());
         self.amnesia = AmnesiaCheck::new(now, place, own);
-        records.retain(|record| (record.height, record.epoch) == place);
+        records.retain(|record| {
+            (record.height, record.epoch) == place && record.entry != LogEntry::Seal
+        });
         self.enter(now, start, records)
     }
 
@@ -77,6 +84,7 @@ impl Driver {
             fed: std::collections::BTreeSet::new(),
             building: None,
             phase: Phase::Held(records),
+            votes: false,
             start,
             committee,
             core,
@@ -89,16 +97,21 @@ impl Driver {
 
     /// Lets a held height go on, when this node may sign or has nothing to sign.
     pub(super) fn release(&mut self, now: Now) -> Result<(), String> {
+        if self.is_sealed() {
+            self.close();
+            return Ok(());
+        }
         let me = self.signer.me();
+        let (other_volume, unfit) = (self.other_volume().is_some(), self.is_unfit());
         let Some(current) = &mut self.current else {
             return Ok(());
         };
         let Phase::Held(records) = &mut current.phase else {
             return Ok(());
         };
-        let member = current.committee.contains(&me);
-        let unfit = *self.amnesia.fitness() == Fitness::Unfit;
-        let may_sign = member && self.amnesia.may_sign(now, &me, &current.start.validators);
+        let member = current.committee.contains(&me) && !other_volume;
+        let may_sign =
+            member && !unfit && self.amnesia.may_sign(now, &me, &current.start.validators);
         if member && !may_sign && !unfit {
             // Asked once in an interval, not once more with every answer.
             let id = self.timer_id(TimerKind::Amnesia, Round(0));
@@ -110,6 +123,7 @@ impl Driver {
         }
         let records = std::mem::take(records);
         current.phase = Phase::Idle;
+        current.votes = may_sign;
         current.core = Core::new(
             current.start.height,
             current.committee.clone(),

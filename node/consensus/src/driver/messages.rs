@@ -35,11 +35,16 @@ impl Driver {
             Standing::NewerEpoch => self.newer_epoch(now, message.height()),
             Standing::Future => {
                 self.note_ahead(message.height());
-                if !matches!(message.payload, Payload::Decided(_)) {
+                if !matches!(message.payload, Payload::Decided(_)) && !self.is_sealed() {
                     self.future.push(message);
                 }
             }
             Standing::FarFuture => self.note_ahead(message.height()),
+            Standing::Current if self.is_sealed() => {
+                if let Payload::Decided(certificate) = &message.payload {
+                    self.note_ahead(certificate.height.next());
+                }
+            }
             Standing::Current if self.is_held() => {
                 if let Payload::Decided(certificate) = &message.payload {
                     self.note_ahead(certificate.height.next());
@@ -263,6 +268,10 @@ impl Driver {
         let unknown = match standing {
             Standing::Future | Standing::FarFuture => true,
             Standing::Current if self.is_held() => self.amnesia.is_above_log(vote),
+            // Its guard knows what it signed since it began this height, and its log the rest.
+            Standing::Current if self.is_sealed() => {
+                self.amnesia.is_above_log(vote) && !self.signer.signed_vote(&vote.vote)
+            }
             Standing::Current => !self.signer.signed_vote(&vote.vote),
             _ => false,
         };

@@ -1,17 +1,22 @@
 //! The driver: one node's part in deciding one height after another.
 
 mod admission;
+#[cfg(test)]
+mod epoch_tests;
 mod heights;
 mod messages;
+#[cfg(test)]
+mod seal_tests;
+mod sealing;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axolotl_common::{Epoch, Hash, Height, PublicKey, Round};
+use axolotl_common::{Epoch, Hash, Height, PublicKey, Round, VolumeId};
 use bytes::Bytes;
 
-pub use self::admission::Admission;
+pub use self::{admission::Admission, sealing::StatedHead};
 use crate::{
     amnesia::{AmnesiaCheck, Fitness, HighestVotes},
     bodies::{Bodies, BodyState},
@@ -54,6 +59,8 @@ enum Phase {
     Running,
     /// Decided; waits for the next height.
     Decided,
+    /// The epoch is sealed: the core takes nothing any more. What was locked before is handed over.
+    Sealed(Option<Box<Lock>>),
 }
 
 /// The height being decided.
@@ -62,6 +69,8 @@ struct Current {
     committee: Committee,
     core: Core,
     phase: Phase,
+    /// Whether this node signs at this height.
+    votes: bool,
     bodies: Bodies,
     /// Proposals that the core has, by what it tells apart.
     fed: BTreeSet<(Round, Hash, Option<Round>)>,
@@ -77,6 +86,12 @@ pub struct Driver {
     future: FutureMessages,
     amnesia: AmnesiaCheck,
     highest: HighestVotes,
+    /// The last vote that this node signed, as far back as its log goes.
+    last_vote: Option<SignedVote>,
+    /// This epoch and all before it are sealed, durably.
+    sealed: Option<Epoch>,
+    /// The log lacks a seal of this epoch.
+    lost_seal: Option<Epoch>,
     ahead: Ahead,
     timers: BTreeSet<TimerId>,
     work: bool,
@@ -101,6 +116,9 @@ impl Driver {
             future: FutureMessages::default(),
             amnesia: AmnesiaCheck::new(Now::ZERO, (Height(0), Epoch(0)), None),
             highest: HighestVotes::default(),
+            last_vote: None,
+            sealed: None,
+            lost_seal: None,
             ahead: Ahead::default(),
             timers: BTreeSet::new(),
             work: false,
@@ -147,6 +165,7 @@ impl Driver {
                 if work { self.start_if_idle() } else { Ok(()) }
             }
             Input::HighestVoteSeen { from, vote } => self.highest_vote_seen(now, from, vote),
+            Input::SealSeen(note) => self.seal_seen(now, &note),
         };
         self.finish(result)
     }
@@ -154,6 +173,11 @@ impl Driver {
     /// Height being decided.
     pub fn height(&self) -> Option<Height> {
         self.current.as_ref().map(|current| current.start.height)
+    }
+
+    /// Epoch that governs it.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.current.as_ref().map(|c| c.committee.epoch())
     }
 
     /// Round under way, if one is.
@@ -178,9 +202,24 @@ impl Driver {
             .is_some_and(|current| current.committee.contains(&me))
     }
 
-    /// Whether the amnesia check found that this node signed what its log does not know.
+    /// Whether this node signs at the height being decided: a validator with the volume that the
+    /// epoch's record names, whose amnesia check is through.
+    pub fn votes(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.votes)
+    }
+
+    /// The volume that the record of the epoch names for this node, when it is another than this
+    /// one: nothing is signed in that epoch.
+    pub fn other_volume(&self) -> Option<VolumeId> {
+        let current = self.current.as_ref()?;
+        let member = current.start.validators.member(&self.signer.me())?;
+        Some(member.volume_id).filter(|named| *named != self.config.volume)
+    }
+
+    /// Whether the amnesia check found that this node signed what its log does not know: a vote, or a
+    /// seal of the epoch that governs the present height.
     pub fn is_unfit(&self) -> bool {
-        *self.amnesia.fitness() == Fitness::Unfit
+        *self.amnesia.fitness() == Fitness::Unfit || self.lost_this_seal()
     }
 
     /// Whether this node waits for answers to [`Effect::AskHighestVotes`].
@@ -193,7 +232,17 @@ impl Driver {
     /// The lock, if this node precommitted to a block at the height being decided.
     pub fn lock(&self) -> Option<Lock> {
         let current = self.current.as_ref()?;
-        let lock = current.core.lock()?;
+        match &current.phase {
+            Phase::Sealed(lock) => return lock.as_deref().cloned(),
+            // The core knows nothing yet; the log does.
+            Phase::Held(records) => return sealing::lock_in(records, &self.signer.me(), current),
+            _ => {}
+        }
+        let mut lock = current.core.lock()?;
+        if let Some(proof) = &mut lock.proof {
+            // As it is read from the log.
+            proof.signatures.sort_unstable_by_key(|(key, _)| *key);
+        }
         Some(Lock {
             epoch: current.committee.epoch(),
             height: current.start.height,
@@ -224,6 +273,10 @@ impl Driver {
 
     /// Feeds the core and turns its events into effects.
     fn feed(&mut self, input: CoreInput) -> Result<(), String> {
+        // The one way into the core: nothing passes once the epoch is sealed.
+        if self.is_sealed() {
+            return Ok(());
+        }
         let Some(current) = &mut self.current else {
             return Ok(());
         };
@@ -254,12 +307,16 @@ impl Driver {
     }
 
     fn append(&mut self, entry: LogEntry) {
+        if self.current.is_none() {
+            return;
+        }
+        if let LogEntry::Vote(vote) = &entry {
+            self.highest.note(vote);
+            self.note_own(vote);
+        }
         let Some(current) = &self.current else {
             return;
         };
-        if let LogEntry::Vote(vote) = &entry {
-            self.highest.note(vote);
-        }
         let record = LogRecord {
             epoch: current.committee.epoch(),
             height: current.start.height,
@@ -386,7 +443,7 @@ fn durable_first(effects: Vec<Effect>) -> Vec<Effect> {
     for effect in effects {
         let group = match effect {
             Effect::Append(_) => 0,
-            Effect::Broadcast(_) | Effect::Commit { .. } => 2,
+            Effect::Broadcast(_) | Effect::Commit { .. } | Effect::Sealed { .. } => 2,
             _ => 1,
         };
         groups.entry(group).or_default().push(effect);

@@ -1,7 +1,11 @@
 //! The disk of a simulated node: a consensus log of which only the flushed part is sure to survive a
 //! crash, and the durable block log.
 
-use axolotl_common::Hash;
+use axolotl_common::{
+    EpochRecord, Hash, VolumeId,
+    recovery::{Ballot, Promises},
+};
+use bytes::Bytes;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -10,6 +14,15 @@ use super::ledger::Chain;
 /// Length of the frame before each record: length and checksum.
 const FRAME: usize = 8;
 
+/// A draft of a record that is not signed yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Staged {
+    pub(crate) ballot: Ballot,
+    pub(crate) draft: EpochRecord,
+    /// The block that it adopts, if the chain does not hold it anyway.
+    pub(crate) block: Option<Bytes>,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     log: Vec<u8>,
@@ -17,15 +30,25 @@ pub(crate) struct Disk {
     pub(crate) chain: Chain,
     /// The mutant "log not flushed": a flush does nothing.
     pub(crate) ignores_flush: bool,
+    pub(crate) volume: VolumeId,
+    /// What registries were promised.
+    pub(crate) promises: Promises,
+    pub(crate) staged: Option<Staged>,
+    /// The chain contradicts a record of the authority: this volume is kept, and never votes again.
+    pub(crate) conflict: bool,
 }
 
 impl Disk {
-    pub(crate) fn new(chain: Chain, ignores_flush: bool) -> Self {
+    pub(crate) fn new(chain: Chain, volume: VolumeId) -> Self {
         Self {
             log: Vec::new(),
             flushed: 0,
             chain,
-            ignores_flush,
+            ignores_flush: false,
+            volume,
+            promises: Promises::default(),
+            staged: None,
+            conflict: false,
         }
     }
 

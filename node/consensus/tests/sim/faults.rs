@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::{Rng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{byzantine::ActorKind, net::Micros};
+use super::{byzantine::ActorKind, losses::LossFault, net::Micros};
 
 /// One thing that happens at a moment.
 #[derive(Clone, Debug)]
@@ -43,8 +43,37 @@ pub(crate) enum Fault {
     Slow(Micros),
     /// The network is well again; nodes stay as they are.
     HealNetwork,
-    /// The registry issues a record for the next validator set.
-    NewEpoch,
+    /// Two groups that do not hear each other, one of them given.
+    CutGroups(Vec<usize>),
+    /// The registry signs a record for the next validator set.
+    NewEpoch(Change),
+    /// What happens where quorums are lost.
+    Loss(LossFault),
+}
+
+/// What a record changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A learner in the place of a validator; without a learner the list turns.
+    Swap,
+    /// A learner more.
+    Grow,
+    /// A validator less.
+    Shrink,
+    /// The leader goes.
+    LeaderOut,
+    /// A swap that is void a few blocks later.
+    Expires,
+}
+
+impl Change {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Swap,
+        Self::Grow,
+        Self::Shrink,
+        Self::LeaderOut,
+        Self::Expires,
+    ];
 }
 
 /// All faults of a run.
@@ -132,8 +161,11 @@ impl Plan {
             }
             events.push((at, fault));
         }
-        if rng.random_bool(0.4) {
-            events.push((rng.random_range(0..heal_at), Fault::NewEpoch));
+        if rng.random_bool(0.6) {
+            for _ in 0..rng.random_range(1..5) {
+                let change = *Change::ALL.choose(rng).unwrap();
+                events.push((rng.random_range(0..heal_at), Fault::NewEpoch(change)));
+            }
         }
         events.retain(|(at, _)| *at < heal_at);
         events.sort_by_key(|(at, _)| *at);

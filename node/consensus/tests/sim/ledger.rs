@@ -1,11 +1,15 @@
 //! A trivial ledger: a block is a list of numbers on top of its parent's hash, and perhaps the next
 //! validator set.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use axolotl_common::{
-    ChainId, ChainRef, CommitCertificate, Epoch, EpochRecord, Hash, Height, KeyPair, Member,
-    NodeId, PublicKey, QuorumRule, ValidatorSet, VolumeId, membership::RecordKind,
+    BlockProof, ChainRef, EpochRecord, Hash, Height, KeyPair, Member, NodeId, PublicKey,
+    QuorumRule, SignedRecord, ValidatorSet, VolumeId, genesis::GenesisDocument,
+    membership::RecordKind, recovery::Sets,
 };
 use axolotl_consensus::{BlockSummary, HeightStart};
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -14,14 +18,26 @@ use bytes::Bytes;
 /// Transactions in one block.
 pub(crate) const MAX_TRANSACTIONS: usize = 8;
 /// Largest encoded block.
-pub(crate) const MAX_BLOCK_BYTES: usize = 1_024;
+pub(crate) const MAX_BLOCK_BYTES: usize = 4_096;
 
-/// The next validator set: node numbers in list order.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Record {
-    pub(crate) succeeds: Epoch,
-    pub(crate) number: Epoch,
-    pub(crate) members: Vec<u8>,
+/// Whether a block at this height, on which `set` votes, may carry this planned record.
+pub(crate) fn check_planned(
+    record: &EpochRecord,
+    set: &ValidatorSet,
+    height: Height,
+) -> Result<(), String> {
+    if record.succeeds != set.record_hash() {
+        Err("record of another epoch".into())
+    } else if record.kind != RecordKind::Planned
+        || record.number <= set.epoch()
+        || record.members.is_empty()
+    {
+        Err("record is malformed".into())
+    } else if record.expiry_height.is_some_and(|expiry| height >= expiry) {
+        Err("record has expired".into())
+    } else {
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -32,7 +48,11 @@ pub(crate) struct Block {
     /// Makes two blocks with the same contents differ.
     pub(crate) nonce: u64,
     pub(crate) transactions: Vec<u64>,
-    pub(crate) record: Option<Record>,
+    /// A planned record.
+    pub(crate) record: Option<EpochRecord>,
+    /// Hash of the recovery record that the first block of its epoch must carry. (The record itself stands
+    /// ahead of the block.)
+    pub(crate) due: Option<Hash>,
 }
 
 impl Block {
@@ -64,30 +84,55 @@ pub(crate) fn key(node: usize) -> KeyPair {
     KeyPair::from_seed(&seed)
 }
 
-pub(crate) fn chain_ref() -> ChainRef {
-    ChainRef {
-        id: ChainId(7),
-        genesis: Hash([9; 32]),
+/// The volume of a node.
+pub(crate) fn volume(node: usize) -> VolumeId {
+    VolumeId([u8::try_from(node).unwrap(); 16])
+}
+
+/// Where the volumes of the node begin that has lost the first one.
+const NEW_VOLUME: u8 = 128;
+
+/// A fresh volume of a node.
+pub(crate) fn new_volume(node: usize) -> VolumeId {
+    VolumeId([u8::try_from(node).unwrap() + NEW_VOLUME; 16])
+}
+
+/// The key that signs records.
+pub(crate) fn authority() -> KeyPair {
+    KeyPair::from_seed(&[99; 32])
+}
+
+/// A node as a record names it.
+pub(crate) fn member(node: usize) -> Member {
+    Member {
+        node_id: NodeId::numbered(node as u64 + 1),
+        public_key: key(node).public(),
+        volume_id: volume(node),
     }
 }
 
-pub(crate) fn validators(number: Epoch, members: &[u8], rule: QuorumRule) -> Arc<ValidatorSet> {
-    let record = EpochRecord {
-        number,
-        kind: RecordKind::Planned,
-        succeeds: Hash([0; 32]),
-        members: members
-            .iter()
-            .map(|node| Member {
-                node_id: NodeId::numbered(u64::from(*node)),
-                public_key: key(usize::from(*node)).public(),
-                volume_id: VolumeId([*node; 16]),
-            })
-            .collect(),
-        base_height: Height(0),
-        expiry_height: None,
-    };
-    Arc::new(ValidatorSet::new(&chain_ref(), &record, rule))
+/// The genesis document. Its validators are not looked at: the record of epoch 0 names them.
+pub(crate) fn document() -> &'static GenesisDocument {
+    static DOCUMENT: OnceLock<GenesisDocument> = OnceLock::new();
+    DOCUMENT.get_or_init(|| {
+        let axolotl = serde_json::json!({ "validators": [member(0)] });
+        let value = serde_json::json!({ "config": { "chainId": 7 }, "axolotl": axolotl });
+        GenesisDocument::from_value(value).unwrap()
+    })
+}
+
+pub(crate) fn chain_ref() -> ChainRef {
+    document().chain()
+}
+
+/// The record of epoch 0 of the first `n` nodes.
+pub(crate) fn genesis_record(n: usize) -> EpochRecord {
+    EpochRecord::genesis(&chain_ref(), (0..n).map(member).collect())
+}
+
+/// The number of the node with this key.
+pub(crate) fn number_of(member: &Member) -> usize {
+    usize::try_from(member.node_id.number().unwrap()).unwrap() - 1
 }
 
 /// A block with the proof that it is final.
@@ -96,7 +141,9 @@ pub(crate) struct Stored {
     pub(crate) block: Block,
     pub(crate) bytes: Bytes,
     pub(crate) hash: Hash,
-    pub(crate) certificate: CommitCertificate,
+    pub(crate) proof: BlockProof,
+    /// Recovery and forced records that took force right below it.
+    pub(crate) ahead: Vec<SignedRecord>,
 }
 
 /// A chain of blocks, with what follows from it.
@@ -107,20 +154,38 @@ pub(crate) struct Chain {
     pub(crate) included: BTreeSet<u64>,
     /// Validators of the next height, and of the last block if they were others.
     pub(crate) set: Arc<ValidatorSet>,
-    pub(crate) members: Vec<u8>,
-    previous: Option<Arc<ValidatorSet>>,
+    pub(crate) record: EpochRecord,
+    pub(crate) previous: Option<Arc<ValidatorSet>>,
+    /// The sets of all epochs so far.
+    pub(crate) sets: Sets,
+    /// The recovery record that the next block must carry.
+    pub(crate) due: Option<Hash>,
+    /// Records in force that no block stands above yet.
+    pub(crate) ahead: Vec<SignedRecord>,
+    /// The newest recovery or forced record.
+    pub(crate) newest: Option<SignedRecord>,
+    /// The mutant "set taken late": the next record, which should govern already.
+    late: Option<EpochRecord>,
+    pub(crate) takes_sets_late: bool,
 }
 
 impl Chain {
     pub(crate) fn new(n: usize, rule: QuorumRule) -> Self {
-        let members: Vec<u8> = (0..n).map(|m| u8::try_from(m).unwrap()).collect();
+        let record = genesis_record(n);
+        let set = ValidatorSet::new(&chain_ref(), &record, rule);
         Self {
             blocks: Vec::new(),
             rule,
             included: BTreeSet::new(),
-            set: validators(Epoch(0), &members, rule),
-            members,
+            sets: [(record.number, set.clone())].into(),
+            set: Arc::new(set),
+            record,
             previous: None,
+            due: None,
+            ahead: Vec::new(),
+            newest: None,
+            late: None,
+            takes_sets_late: false,
         }
     }
 
@@ -145,6 +210,9 @@ impl Chain {
         if !self.set.contains(&block.builder) {
             return Err("builder is no validator".into());
         }
+        if block.due != self.due || (block.due.is_some() && block.record.is_some()) {
+            return Err("the first block of an epoch carries its record and no other".into());
+        }
         let distinct: BTreeSet<_> = block.transactions.iter().collect();
         if distinct.len() != block.transactions.len()
             || block.transactions.len() > MAX_TRANSACTIONS
@@ -153,47 +221,66 @@ impl Chain {
             return Err("transactions too many or not new".into());
         }
         match &block.record {
-            Some(record) if record.succeeds != self.set.epoch() => {
-                Err("record of another epoch".into())
-            }
-            Some(record) if record.number <= record.succeeds || record.members.is_empty() => {
-                Err("record is malformed".into())
-            }
-            _ => Ok(()),
+            Some(record) => check_planned(record, &self.set, block.height),
+            None => Ok(()),
         }
     }
 
-    pub(crate) fn append(
-        &mut self,
-        bytes: Bytes,
-        certificate: CommitCertificate,
-    ) -> Result<(), String> {
+    /// Appends a block. A record that is its proof takes force with it, and was checked before.
+    pub(crate) fn append(&mut self, bytes: Bytes, proof: BlockProof) -> Result<(), String> {
         let block = Block::decode(&bytes).ok_or("not a block")?;
         self.check(&block)?;
         self.included.extend(&block.transactions);
         self.previous = None;
-        if let Some(record) = &block.record {
-            let next = validators(record.number, &record.members, self.rule);
-            self.previous = Some(std::mem::replace(&mut self.set, next));
-            self.members = record.members.clone();
+        self.due = None;
+        let mut next = self.late.take();
+        if let Some(record) = block.record.clone() {
+            if self.takes_sets_late {
+                self.late = Some(record);
+            } else {
+                next = Some(record);
+            }
+        }
+        if let Some(record) = next {
+            self.govern(record);
         }
         self.blocks.push(Stored {
             hash: hash(&bytes),
             block,
             bytes,
-            certificate,
+            ahead: std::mem::take(&mut self.ahead),
+            proof: proof.clone(),
         });
+        if let BlockProof::Record(signed) = proof {
+            self.enter(&signed);
+        }
         Ok(())
+    }
+
+    fn govern(&mut self, record: EpochRecord) {
+        let set = ValidatorSet::new(&chain_ref(), &record, self.rule);
+        self.sets.insert(record.number, set.clone());
+        self.previous = Some(std::mem::replace(&mut self.set, Arc::new(set)));
+        self.record = record;
+    }
+
+    /// Lets a recovery or forced record that was checked govern from the head on.
+    pub(crate) fn enter(&mut self, signed: &SignedRecord) {
+        self.ahead.push(signed.clone());
+        self.govern(signed.record.clone());
+        self.due = Some(self.set.record_hash());
+        self.newest = Some(signed.clone());
     }
 
     /// What the driver needs for the next height.
     pub(crate) fn start(&self) -> HeightStart {
+        let last = self.blocks.last();
         HeightStart {
             height: self.height().next(),
             validators: Arc::clone(&self.set),
-            last_builder: self.blocks.last().map(|b| b.block.builder),
+            last_builder: last.map(|b| b.block.builder),
             previous_validators: self.previous.clone(),
-            last_certificate: self.blocks.last().map(|b| b.certificate.clone()),
+            last_certificate: last.and_then(|b| b.proof.certificate().cloned()),
         }
     }
 }

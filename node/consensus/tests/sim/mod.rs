@@ -9,11 +9,15 @@ pub(crate) mod disk;
 pub(crate) mod faults;
 pub(crate) mod invariants;
 pub(crate) mod ledger;
+pub(crate) mod losses;
 pub(crate) mod net;
 pub(crate) mod node;
+pub(crate) mod registry;
+pub(crate) mod staging;
+pub(crate) mod task;
 pub(crate) mod world;
 
-use rand::{Rng, SeedableRng};
+use rand::{Rng, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
 use self::{
@@ -25,7 +29,7 @@ use self::{
 /// A run of `n` validators, `byzantine` of them liars, with everything else drawn from the seed.
 pub(crate) fn random_setup(seed: u64, n: usize, byzantine: usize) -> Setup {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x00a1_0107);
-    let learners = usize::from(rng.random_bool(0.3));
+    let learners = *[0, 0, 1, 1, 2, 3].choose(&mut rng).unwrap();
     let plan = Plan::random(&mut rng, n, n + learners, byzantine);
     Setup {
         seed,
@@ -35,6 +39,8 @@ pub(crate) fn random_setup(seed: u64, n: usize, byzantine: usize) -> Setup {
         mutant: None,
         not_checked: &[],
         term: if rng.random_bool(0.3) { 5 } else { 1_000 },
+        loss: None,
+        traced: true,
     }
 }
 
@@ -58,13 +64,14 @@ pub(crate) fn seeds(default: u64) -> Vec<u64> {
 /// Runs the seeds of a test; a failure prints the seed, and the whole trace if it is the only one.
 pub(crate) fn run_seeds(n: usize, byzantine: usize, default: u64) {
     let seeds = seeds(default);
-    let (mut blocks, mut late, mut caught) = (0, 0, 0);
+    let (mut blocks, mut late, mut caught, mut changed) = (0, 0, 0, 0);
     for seed in &seeds {
         match run(random_setup(*seed, n, byzantine)) {
             Ok(outcome) => {
                 blocks += outcome.height.0;
                 late += outcome.late_rounds;
                 caught += outcome.misbehaviours;
+                changed += usize::from(outcome.epochs > 0);
             }
             Err((violation, trace)) => {
                 if seeds.len() == 1 {
@@ -80,7 +87,13 @@ pub(crate) fn run_seeds(n: usize, byzantine: usize, default: u64) {
     }
     println!(
         "n = {n}, {byzantine} byzantine, {} seeds: {blocks} blocks, {late} of them after round 0, \
-         {caught} misbehaviours seen",
+         {caught} misbehaviours seen, validators changed in {changed} runs",
+        seeds.len()
+    );
+    // One run says nothing; over many the changes must come about, not only be tried.
+    assert!(
+        seeds.len() < 50 || 4 * changed >= seeds.len(),
+        "the validators changed in {changed} of {} runs only",
         seeds.len()
     );
 }

@@ -3,12 +3,39 @@
 
 use std::collections::BTreeSet;
 
+use axolotl_common::Round;
 use axolotl_consensus::MessageKind;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 /// Microseconds of virtual time.
 pub(crate) type Micros = u64;
+
+/// A schedule that leaves locks of two rounds, and a block that one node alone knows to be decided.
+///
+/// In the first round `early` alone sees a quorum's prevotes and locks; nothing of what it says gets out, and of
+/// later rounds it hears nothing. In the next round the others lock another block, and of `decides` nothing but
+/// prevotes gets out. Who is
+/// `unlocked` gets no proposals at all, so that nobody else has a quorum's precommits.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    pub(crate) early: Option<usize>,
+    pub(crate) decides: usize,
+    pub(crate) unlocked: BTreeSet<usize>,
+}
+
+impl Script {
+    fn admits(&self, from: usize, to: usize, kind: MessageKind, round: Round) -> bool {
+        let first = self.early.is_some() && round == Round(0);
+        let starved = self.unlocked.contains(&to) || (first && to == self.decides);
+        let muted = from == self.decides && !first && kind != MessageKind::Prevote;
+        // It proposes where it is its turn.
+        let muted = muted && kind != MessageKind::Proposal;
+        let deaf = self.early == Some(to) && !first;
+        let starved = starved && kind == MessageKind::Proposal;
+        !(self.early == Some(from) || muted || deaf || starved)
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
@@ -22,6 +49,10 @@ pub(crate) struct Network {
     pub(crate) only_prevotes_of: Option<usize>,
     /// A scheduler with a plan: no proposals reach these, so that they lock nothing.
     pub(crate) no_proposals_to: BTreeSet<usize>,
+    /// A scheduler with a longer plan.
+    pub(crate) script: Option<Script>,
+    /// Nodes that a registry does not hear, nor they it.
+    pub(crate) unheard: BTreeSet<(usize, usize)>,
     /// Nodes forward what they found good, as gossip does.
     pub(crate) relays: bool,
 }
@@ -45,6 +76,8 @@ impl Network {
             cut: BTreeSet::new(),
             only_prevotes_of: None,
             no_proposals_to: BTreeSet::new(),
+            script: None,
+            unheard: BTreeSet::new(),
             relays: false,
         }
     }
@@ -54,10 +87,22 @@ impl Network {
     }
 
     /// Whether the scheduler lets a message of this kind through.
-    pub(crate) fn admits(&self, from: usize, to: usize, kind: MessageKind) -> bool {
+    pub(crate) fn admits(&self, from: usize, to: usize, kind: MessageKind, round: Round) -> bool {
+        if self
+            .script
+            .as_ref()
+            .is_some_and(|s| !s.admits(from, to, kind, round))
+        {
+            return false;
+        }
         let muted = self.only_prevotes_of == Some(from) && kind != MessageKind::Prevote;
         let starved = kind == MessageKind::Proposal && self.no_proposals_to.contains(&to);
         !muted && !starved
+    }
+
+    /// Whether two nodes answer each other at once.
+    pub(crate) fn joins(&self, a: usize, b: usize) -> bool {
+        !self.is_cut(a, b) && !self.is_cut(b, a)
     }
 
     /// The copies of one message that arrive.

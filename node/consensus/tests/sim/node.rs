@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axolotl_common::{Height, KeyPair, genesis::Timing};
+use axolotl_common::{EpochRecord, Height, KeyPair, genesis::Timing};
 use axolotl_consensus::{Config, Driver, LogRecord, TimerId};
 
 use super::{
     byzantine::{Actor, ActorKind},
     disk::Disk,
-    ledger::{self, Block, Chain, MAX_BLOCK_BYTES, MAX_TRANSACTIONS, Record},
+    ledger::{self, Block, Chain, MAX_BLOCK_BYTES, MAX_TRANSACTIONS, check_planned},
+    net::Micros,
+    task::Task,
 };
 
 pub(crate) struct Node {
@@ -35,6 +37,8 @@ pub(crate) struct Running {
     /// Timers that are set, by what was last said of them.
     pub(crate) timers: BTreeMap<TimerId, u64>,
     pub(crate) mempool: BTreeSet<u64>,
+    /// The newest record that was heard of.
+    pub(crate) record: Option<EpochRecord>,
     /// Bytes that arrived: gossip delivers them once.
     pub(crate) seen: BTreeSet<axolotl_common::Hash>,
     /// Effects until the power is lost.
@@ -44,6 +48,12 @@ pub(crate) struct Running {
     pub(crate) storing: bool,
     /// Found unfit by the amnesia check.
     pub(crate) unfit: bool,
+    /// When it started.
+    pub(crate) since: Micros,
+    /// When votes last decided a block in this process.
+    pub(crate) decided: Option<Micros>,
+    /// Staging a draft or putting a record into force, while the adopted block is fetched.
+    pub(crate) task: Option<Task>,
 }
 
 impl Node {
@@ -51,7 +61,7 @@ impl Node {
         Self {
             number,
             key: ledger::key(number),
-            disk: Disk::new(chain, false),
+            disk: Disk::new(chain, ledger::volume(number)),
             actor: kind.map(ActorKind::actor),
             liar: kind.is_some(),
             drift,
@@ -67,11 +77,12 @@ impl Node {
     }
 
     /// Starts the node and returns what its log holds.
-    pub(crate) fn boot(&mut self, term: u64) -> Vec<LogRecord> {
+    pub(crate) fn boot(&mut self, term: u64, now: Micros) -> Vec<LogRecord> {
         self.boot += 1;
         let config = Config {
             chain: ledger::chain_ref(),
             key: self.key.clone(),
+            volume: self.disk.volume,
             incarnation: self.boot,
             timing: Timing::default(),
             leader_term_blocks: term,
@@ -82,11 +93,15 @@ impl Node {
             driver: Driver::new(config),
             timers: BTreeMap::new(),
             mempool: BTreeSet::new(),
+            record: None,
             seen: BTreeSet::new(),
             crash_in: None,
             syncing: false,
             storing: false,
             unfit: false,
+            since: now,
+            decided: None,
+            task: None,
         });
         let records = self.disk.open();
         records
@@ -96,19 +111,39 @@ impl Node {
     }
 
     /// Whether there is something to put into a block.
-    pub(crate) fn has_work(&self, record: Option<&Record>) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         let chain = &self.disk.chain;
         let pending =
             |running: &Running| running.mempool.iter().any(|t| !chain.included.contains(t));
-        self.running.as_ref().is_some_and(pending) || self.pending_record(record).is_some()
+        self.running.as_ref().is_some_and(pending)
+            || self.pending_record().is_some()
+            || chain.due.is_some()
     }
 
-    pub(crate) fn pending_record<'a>(&self, record: Option<&'a Record>) -> Option<&'a Record> {
-        record.filter(|record| record.succeeds == self.disk.chain.set.epoch())
+    /// The record that the next block may carry.
+    pub(crate) fn pending_record(&self) -> Option<&EpochRecord> {
+        let chain = &self.disk.chain;
+        let record = self.running.as_ref()?.record.as_ref()?;
+        let fits = check_planned(record, &chain.set, chain.height().next()).is_ok();
+        fits.then_some(record)
+    }
+
+    /// Hears of a record. `true` when it is news and may come into a block.
+    pub(crate) fn hear_record(&mut self, record: &EpochRecord) -> bool {
+        let chain = &self.disk.chain;
+        let fits = check_planned(record, &chain.set, chain.height().next()).is_ok();
+        let newer = self
+            .pending_record()
+            .is_none_or(|known| record.number > known.number);
+        let Some(running) = self.running.as_mut().filter(|_| fits && newer) else {
+            return false;
+        };
+        running.record = Some(record.clone());
+        true
     }
 
     /// A block on top of the chain.
-    pub(crate) fn build(&self, nonce: u64, record: Option<&Record>) -> Block {
+    pub(crate) fn build(&self, nonce: u64) -> Block {
         let chain = &self.disk.chain;
         let mempool = self.running.iter().flat_map(|running| &running.mempool);
         Block {
@@ -121,7 +156,24 @@ impl Node {
                 .filter(|t| !chain.included.contains(t))
                 .take(MAX_TRANSACTIONS)
                 .collect(),
-            record: self.pending_record(record).cloned(),
+            record: self
+                .pending_record()
+                .filter(|_| chain.due.is_none())
+                .cloned(),
+            due: chain.due,
         }
+    }
+
+    /// Why it must not vote, and is no survivor.
+    pub(crate) fn is_unfit(&self) -> bool {
+        let unfit = |running: &Running| {
+            running.unfit || running.driver.is_unfit() || running.driver.other_volume().is_some()
+        };
+        self.disk.conflict || self.running.as_ref().is_some_and(unfit)
+    }
+
+    /// Whether its volume forgot something: then it counts as a liar where nobody notices.
+    pub(crate) fn has_forgotten(&self) -> bool {
+        self.rolled_back.is_some() || self.disk.volume != ledger::volume(self.number)
     }
 }

@@ -1,18 +1,11 @@
-use axolotl_common::QuorumRule;
+use axolotl_common::{BlockProof, QuorumRule, ValidatorSet};
 
 use super::Invariant;
-use crate::sim::ledger::{Chain, Stored, chain_ref, validators};
+use crate::sim::ledger::{Chain, Stored, authority, chain_ref};
 
-/// Every stored block has a certificate of its epoch's quorum, by the byzantine rule.
-pub(crate) struct Certificates {
-    n: usize,
-}
-
-impl Certificates {
-    pub(crate) fn new(n: usize) -> Self {
-        Self { n }
-    }
-}
+/// Every stored block has a certificate of its epoch's quorum, by the byzantine rule, or is adopted by a
+/// record of the authority.
+pub(crate) struct Certificates;
 
 impl Invariant for Certificates {
     fn name(&self) -> &'static str {
@@ -21,11 +14,19 @@ impl Invariant for Certificates {
 
     fn stored(&mut self, node: usize, below: &Chain, block: &Stored) -> Result<(), String> {
         let height = block.block.height;
-        let set = validators(below.set.epoch(), &below.members, QuorumRule::Byzantine);
-        let certificate = &block.certificate;
-        if set.len() != self.n {
-            return Err(format!("height {height}: {} validators", set.len()));
-        }
+        let certificate = match &block.proof {
+            BlockProof::Certificate(certificate) => certificate,
+            BlockProof::Record(signed) => {
+                let of_this = (block.proof.height(), block.proof.block());
+                let holds = signed.verify(&chain_ref(), &authority().public())
+                    && of_this == (height, Some(block.hash));
+                return match holds {
+                    true => Ok(()),
+                    false => Err(format!("node {node}: no record adopts its block {height}")),
+                };
+            }
+        };
+        let set = ValidatorSet::new(&chain_ref(), &below.record, QuorumRule::Byzantine);
         if (certificate.height, certificate.block) != (height, block.hash) {
             return Err(format!(
                 "node {node}: certificate of another block at {height}"

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use axolotl_common::Epoch;
+use axolotl_common::{BlockProof, Epoch};
 use axolotl_consensus::{Message, message::Payload};
 
 use super::Invariant;
@@ -34,11 +34,18 @@ impl Invariant for Epochs {
     }
 
     fn stored(&mut self, node: usize, below: &Chain, block: &Stored) -> Result<(), String> {
-        let (expected, found) = (below.set.epoch(), block.certificate.epoch);
+        let epoch = |stored: &Stored| match &stored.proof {
+            BlockProof::Certificate(certificate) => Some(certificate.epoch),
+            BlockProof::Record(_) => None,
+        };
+        let expected = below.set.epoch();
+        let found = epoch(block).unwrap_or(expected);
         let last = below
             .blocks
-            .last()
-            .map_or(Epoch(0), |b| b.certificate.epoch);
+            .iter()
+            .rev()
+            .find_map(epoch)
+            .unwrap_or_default();
         if found == expected && found >= last {
             Ok(())
         } else {

@@ -5,11 +5,15 @@ mod agreement;
 mod certificates;
 mod double_sign;
 mod epochs;
+mod one_set;
+mod records;
+mod seals;
 mod validity;
 
 use std::collections::BTreeSet;
 
-use axolotl_consensus::Message;
+use axolotl_common::{Epoch, EpochRecord};
+use axolotl_consensus::{HeightStart, Message};
 
 use super::ledger::{Chain, Stored};
 
@@ -29,8 +33,23 @@ pub(crate) trait Invariant {
         Ok(())
     }
 
+    /// A node begins a height.
+    fn begins(&mut self, _node: usize, _start: &HeightStart) -> Result<(), String> {
+        Ok(())
+    }
+
     /// A node made a block durable on top of `below`.
     fn stored(&mut self, _node: usize, _below: &Chain, _block: &Stored) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// A node has sealed, durably.
+    fn sealed(&mut self, _node: usize, _epoch: Epoch) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// A registry has written a record down.
+    fn signed(&mut self, _record: &EpochRecord) -> Result<(), String> {
         Ok(())
     }
 
@@ -44,20 +63,23 @@ pub(crate) trait Invariant {
 pub(crate) struct Invariants(Vec<Box<dyn Invariant>>);
 
 impl Invariants {
-    pub(crate) fn new(n: usize) -> Self {
+    pub(crate) fn new(recovers: bool) -> Self {
         Self(vec![
             Box::new(agreement::Agreement::default()),
             Box::new(validity::Validity),
-            Box::new(certificates::Certificates::new(n)),
+            Box::new(certificates::Certificates),
             Box::new(double_sign::DoubleSign::default()),
             Box::new(acknowledged::Acknowledged::default()),
             Box::new(epochs::Epochs::default()),
+            Box::new(one_set::OneSet::new(recovers)),
+            Box::new(records::Records::default()),
+            Box::new(seals::Seals::default()),
         ])
     }
 
-    /// All but one, where a mutant breaks that one by construction.
-    pub(crate) fn without(n: usize, names: &[&str]) -> Self {
-        let Self(mut all) = Self::new(n);
+    /// All but some, where a mutant or an operator's word breaks those by construction.
+    pub(crate) fn without(names: &[&str], recovers: bool) -> Self {
+        let Self(mut all) = Self::new(recovers);
         let before = all.len();
         all.retain(|invariant| !names.contains(&invariant.name()));
         assert_eq!(all.len() + names.len(), before, "no such invariant");
@@ -81,6 +103,10 @@ impl Invariants {
         self.each(|invariant| invariant.sent(node, message))
     }
 
+    pub(crate) fn begins(&mut self, node: usize, start: &HeightStart) -> Result<(), Violation> {
+        self.each(|invariant| invariant.begins(node, start))
+    }
+
     pub(crate) fn stored(
         &mut self,
         node: usize,
@@ -88,6 +114,14 @@ impl Invariants {
         block: &Stored,
     ) -> Result<(), Violation> {
         self.each(|invariant| invariant.stored(node, below, block))
+    }
+
+    pub(crate) fn sealed(&mut self, node: usize, epoch: Epoch) -> Result<(), Violation> {
+        self.each(|invariant| invariant.sealed(node, epoch))
+    }
+
+    pub(crate) fn signed(&mut self, record: &EpochRecord) -> Result<(), Violation> {
+        self.each(|invariant| invariant.signed(record))
     }
 
     pub(crate) fn submitted(transactions: &BTreeSet<u64>, block: &Stored) -> Result<(), Violation> {

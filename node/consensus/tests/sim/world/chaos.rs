@@ -1,14 +1,22 @@
 //! Faults, and their end.
 
-use axolotl_common::{Epoch, Height};
+use axolotl_common::{Epoch, EpochRecord, Height, membership::RecordKind};
 use rand::{Rng, seq::IndexedRandom};
 
 use super::{PROGRESS, World};
-use crate::sim::{faults::Fault, invariants::Violation, ledger::Record};
+use crate::sim::{
+    faults::{Change, Fault},
+    invariants::Violation,
+    ledger::{member, number_of},
+};
 
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), Violation> {
+        if self.setup.loss.is_some() && self.healed {
+            return Ok(());
+        }
         self.log(format_args!("fault {fault:?}"));
+        self.note_fault(&fault);
         let nodes = self.nodes.len();
         let all: Vec<usize> = (0..nodes).collect();
         match fault {
@@ -27,6 +35,7 @@ impl World {
                 if let Some(disk) = self.nodes[node].snapshot.take() {
                     self.nodes[node].rolled_back = Some(disk.chain.height());
                     self.nodes[node].disk = disk;
+                    self.count("volume rolled back");
                 }
             }
             Fault::CrashAll => all.iter().for_each(|node| self.crash(*node)),
@@ -41,6 +50,13 @@ impl World {
             Fault::CutOne(node) => {
                 let others: Vec<_> = all.into_iter().filter(|other| *other != node).collect();
                 self.net.cut_groups(&[node], &others);
+            }
+            Fault::CutGroups(left) => {
+                let right: Vec<_> = all
+                    .into_iter()
+                    .filter(|node| !left.contains(node))
+                    .collect();
+                self.net.cut_groups(&left, &right);
             }
             Fault::CutOneWay(node) => {
                 self.net.cut.extend(all.iter().map(|other| (node, *other)));
@@ -59,44 +75,81 @@ impl World {
                 self.net.cut.clear();
                 self.net.only_prevotes_of = None;
                 self.net.no_proposals_to.clear();
+                self.net.script = None;
                 self.net.relays = false;
             }
-            Fault::NewEpoch => self.new_epoch()?,
+            Fault::NewEpoch(change) => self.new_epoch(change)?,
+            Fault::Loss(fault) => self.loss_fault(fault)?,
         }
         Ok(())
     }
 
-    /// The registry issues a record that puts a learner in the place of a validator, or rotates the
-    /// list when there is none, and shows it to all.
-    pub(super) fn new_epoch(&mut self) -> Result<(), Violation> {
-        let newest = self
+    /// The registry signs a record, and orders every node that it reaches to carry it.
+    ///
+    /// A liar neither enters nor leaves, and the set always bears those that are in it.
+    pub(super) fn new_epoch(&mut self, change: Change) -> Result<(), Violation> {
+        let Some(newest) = self
             .nodes
             .iter()
             .max_by_key(|node| node.disk.chain.height())
-            .map(|node| (node.disk.chain.set.epoch(), node.disk.chain.members.clone()));
-        let Some((succeeds, mut members)) = newest else {
+        else {
             return Ok(());
         };
-        let outside: Vec<u8> = (0..self.nodes.len())
-            .map(|node| u8::try_from(node).unwrap())
+        let chain = &newest.disk.chain;
+        let (succeeds, epoch) = (chain.set.record_hash(), chain.set.epoch());
+        let height = chain.height();
+        let leader = chain.blocks.last().map(|stored| stored.block.builder);
+        let mut members: Vec<usize> = chain.set.members().iter().map(number_of).collect();
+        let outside: Vec<usize> = (0..self.nodes.len())
             .filter(|node| !members.contains(node))
             .collect();
-        // A liar is never swapped for an honest node, nor the other way: the number of liars stays.
         let honest: Vec<usize> = (0..members.len())
-            .filter(|place| self.nodes[usize::from(members[*place])].is_honest())
+            .filter(|place| self.nodes[members[*place]].is_honest())
             .collect();
-        match (outside.first(), honest.choose(&mut self.rng)) {
-            (Some(learner), Some(place)) => members[*place] = *learner,
+        let liars = members.len() - honest.len();
+        let leads = |place: &&usize| Some(self.nodes[members[**place]].key.public()) == leader;
+        let leads = honest.iter().find(leads).copied();
+        let place = match change {
+            Change::LeaderOut => leads.or_else(|| honest.choose(&mut self.rng).copied()),
+            _ => honest.choose(&mut self.rng).copied(),
+        };
+        let may_shrink = 3 * liars < members.len() - 1;
+        match (change, outside.choose(&mut self.rng), place) {
+            (Change::Grow, Some(learner), _) => {
+                let at = self.rng.random_range(0..=members.len());
+                members.insert(at, *learner);
+            }
+            (Change::Shrink, _, Some(place)) | (Change::LeaderOut, None, Some(place))
+                if may_shrink =>
+            {
+                members.remove(place);
+            }
+            (Change::Swap | Change::LeaderOut | Change::Expires, Some(learner), Some(place)) => {
+                members[place] = *learner;
+            }
             _ => members.rotate_left(1),
         }
-        let number = Epoch(succeeds.0 + self.rng.random_range(1..4));
-        self.record = Some(Record {
-            succeeds,
+        let expiry = match change {
+            Change::Expires => Some(Height(height.0 + self.rng.random_range(1..4))),
+            _ if self.rng.random_bool(0.5) => Some(Height(height.0 + 100)),
+            _ => None,
+        };
+        // A number is never used twice, whether its record came into a block or not.
+        let above = self.record.as_ref().map_or(epoch, |r| r.number.max(epoch));
+        let number = Epoch(above.0 + self.rng.random_range(1..4));
+        let record = EpochRecord {
             number,
-            members,
-        });
+            kind: RecordKind::Planned,
+            succeeds,
+            members: members.into_iter().map(member).collect(),
+            base_height: height,
+            expiry_height: expiry,
+            handover: None,
+        };
+        self.log(format_args!("the registry signs epoch {number}"));
+        self.record = Some(record);
         for node in 0..self.nodes.len() {
-            self.tell_work(node)?;
+            self.order_record(node)?;
         }
         Ok(())
     }
@@ -109,10 +162,15 @@ impl World {
             if let Some(running) = self.nodes[node].running.as_mut() {
                 running.crash_in = None;
             }
+            if self.lost.contains(&node) {
+                continue;
+            }
             self.boot(node)?;
+            self.order_record(node)?;
         }
         let highest = self.nodes.iter().map(|n| n.disk.chain.height().0).max();
         self.goal = highest.map(|h| Height(h + PROGRESS));
-        Ok(())
+        self.healed_at = self.now;
+        self.heal_registries()
     }
 }

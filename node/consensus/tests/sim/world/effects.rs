@@ -2,15 +2,16 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use axolotl_consensus::{Effect, Input, Message, MessageKind, Verdict};
+use axolotl_common::Round;
+use axolotl_consensus::{Effect, Input, LogEntry, Message, MessageKind, Verdict};
 use rand::Rng;
 
-use super::{Event, World};
+use super::{Event, Mutant, World};
 use crate::sim::{
     byzantine::Cast,
     invariants::Violation,
     ledger::{self, Block},
-    net::Micros,
+    net::{Micros, Script},
 };
 
 impl World {
@@ -25,24 +26,36 @@ impl World {
 
     pub(super) fn perform(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Violation> {
         for effect in effects {
-            let Some(running) = self.nodes[node].running.as_mut() else {
+            if !self.survives(node) {
                 return Ok(());
-            };
-            if let Some(left) = running.crash_in.as_mut() {
-                if *left == 0 {
-                    self.crash(node);
-                    return Ok(());
-                }
-                *left -= 1;
             }
             self.perform_one(node, effect)?;
         }
         Ok(())
     }
 
+    /// Whether the node still runs: between any two of its deeds the power may be lost.
+    pub(super) fn survives(&mut self, node: usize) -> bool {
+        let Some(running) = self.nodes[node].running.as_mut() else {
+            return false;
+        };
+        match running.crash_in.as_mut() {
+            Some(0) => {
+                self.crash(node);
+                self.count("power lost between two deeds");
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.nodes[node].running.is_some()
+    }
+
     pub(super) fn perform_one(&mut self, node: usize, effect: Effect) -> Result<(), Violation> {
         let boot = self.nodes[node].boot;
         match effect {
+            Effect::Append(record)
+                if record.entry == LogEntry::Seal
+                    && self.setup.mutant == Some(Mutant::SealNotDurable) => {}
             Effect::Append(record) => self.nodes[node].disk.append(&record.encode()),
             Effect::Flush => self.nodes[node].disk.flush(),
             Effect::Broadcast(message) => self.broadcast(node, message)?,
@@ -71,7 +84,7 @@ impl World {
             }
             Effect::BuildBlock { height, round } => {
                 let nonce = self.rng.random();
-                let block = self.nodes[node].build(nonce, self.record.as_ref());
+                let block = self.nodes[node].build(nonce);
                 let bytes = block.encode();
                 let input = Input::Built {
                     height,
@@ -148,7 +161,7 @@ impl World {
             Effect::Unfit { vote } => {
                 self.log(format_args!("{node} is unfit: {:?}", vote.vote.position()));
                 self.unfit.insert(node);
-                let intact = self.nodes[node].rolled_back.is_none() && self.setup.mutant.is_none();
+                let intact = !self.nodes[node].has_forgotten() && self.setup.mutant.is_none();
                 if intact && self.nodes[node].is_honest() {
                     return Err(Violation {
                         invariant: "fitness",
@@ -162,6 +175,8 @@ impl World {
                     running.unfit = true;
                 }
             }
+            Effect::Sealed { epoch } => self.sealed(node, epoch)?,
+            Effect::SealLost { epoch } => self.seal_lost(node, epoch)?,
             // Its own contradictions stand in the log of a liar, and it stops over them.
             Effect::Fatal(_) if !self.nodes[node].is_honest() => self.crash(node),
             Effect::Fatal(reason) => {
@@ -192,7 +207,10 @@ impl World {
         let peers: BTreeSet<_> = (0..self.nodes.len())
             .filter(|other| *other != node)
             .collect();
-        if self.nodes[node].is_honest() {
+        self.check_wiped(node, &message)?;
+        // A rollback that nobody notices counts as a liar's doing.
+        let unnoticed = self.setup.loss.is_some() && self.nodes[node].has_forgotten();
+        if self.nodes[node].is_honest() && !unnoticed {
             self.invariants.sent(node, &message)?;
         }
         let mut actor = self.nodes[node].actor.take();
@@ -219,7 +237,7 @@ impl World {
         for (receivers, message) in outgoing {
             let bytes: Arc<[u8]> = message.encode().into();
             for to in receivers {
-                self.send_bytes(node, to, message.kind(), &bytes);
+                self.send_bytes(node, to, (message.kind(), message.round()), &bytes);
             }
         }
         Ok(())
@@ -229,10 +247,10 @@ impl World {
         &mut self,
         from: usize,
         to: usize,
-        kind: MessageKind,
+        (kind, round): (MessageKind, Round),
         bytes: &Arc<[u8]>,
     ) {
-        if !self.net.admits(from, to, kind) {
+        if !self.net.admits(from, to, kind, round) {
             return;
         }
         for copy in self.net.route(&mut self.rng, from, to) {
@@ -263,7 +281,9 @@ impl World {
         event: impl FnOnce(usize, usize) -> Event,
     ) {
         let first = self.net.route(&mut self.rng, from, to).first().copied();
-        if let Some(copy) = first {
+        let told = |script: &Script| script.decides != from;
+        let told = self.net.script.as_ref().is_none_or(told);
+        if let Some(copy) = first.filter(|_| told) {
             self.after(copy.delay, event(from, to));
         }
     }

@@ -1,7 +1,7 @@
 //! How nodes start, crash, store blocks and get work.
 
-use axolotl_common::CommitCertificate;
-use axolotl_consensus::Input;
+use axolotl_common::{BlockProof, EpochRecord};
+use axolotl_consensus::{HeightStart, Input};
 use bytes::Bytes;
 use rand::Rng;
 
@@ -11,28 +11,78 @@ use crate::sim::{
     ledger::{self, Block, Stored},
 };
 
+/// Share of the registry's orders that arrive before the faults are lifted.
+const ORDERS_HEARD: f64 = 0.5;
+
 impl World {
     pub(super) fn boot(&mut self, node: usize) -> Result<(), Violation> {
-        if self.nodes[node].running.is_some() {
+        if self.nodes[node].running.is_some() || self.nodes[node].disk.conflict {
             return Ok(());
         }
-        let records = self.nodes[node].boot(self.setup.term);
+        let records = self.nodes[node].boot(self.setup.term, self.now);
         let boot = self.nodes[node].boot;
         self.after(STATUS_EVERY, Event::Status { node, boot });
         self.log(format_args!("{node} starts with {} records", records.len()));
         let start = self.nodes[node].disk.chain.start();
+        self.begins(node, &start)?;
         let now = self.clock(node);
         let Some(running) = self.nodes[node].running.as_mut() else {
             return Ok(());
         };
         let effects = running.driver.replay(now, start, records);
         self.perform(node, effects)?;
+        self.order_record(node)?;
         self.tell_work(node)
+    }
+
+    fn begins(&mut self, node: usize, start: &HeightStart) -> Result<(), Violation> {
+        if self.nodes[node].is_honest() {
+            self.invariants.begins(node, start)?;
+        }
+        Ok(())
+    }
+
+    // The record that the registry has signed.
+
+    /// The registry's order reaches a node, or does not while something is wrong.
+    pub(super) fn order_record(&mut self, node: usize) -> Result<(), Violation> {
+        let Some(record) = self.record.clone() else {
+            return Ok(());
+        };
+        if self.healed || self.rng.random_bool(ORDERS_HEARD) {
+            self.hear_record(node, &record)?;
+        }
+        Ok(())
+    }
+
+    /// A record reaches a node; what is news goes on to the others.
+    pub(super) fn hear_record(
+        &mut self,
+        node: usize,
+        record: &EpochRecord,
+    ) -> Result<(), Violation> {
+        if self.nodes[node].hear_record(record) {
+            self.log(format_args!("{node} hears of epoch {}", record.number));
+            self.gossip_record(node);
+            self.tell_work(node)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn gossip_record(&mut self, node: usize) {
+        let Some(record) = self.nodes[node].pending_record().cloned() else {
+            return;
+        };
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let record = record.clone();
+            self.send_own(node, other, |_, to| Event::Record { to, record });
+        }
     }
 
     pub(super) fn crash(&mut self, node: usize) {
         if self.nodes[node].running.take().is_some() {
             self.log(format_args!("{node} crashes"));
+            self.steady.insert(node, self.now);
             let rng = &mut self.rng;
             self.nodes[node].disk.crash(rng);
         }
@@ -40,7 +90,8 @@ impl World {
 
     pub(super) fn begin(&mut self, node: usize) -> Result<(), Violation> {
         let start = self.nodes[node].disk.chain.start();
-        let work = self.nodes[node].has_work(self.record.as_ref());
+        self.begins(node, &start)?;
+        let work = self.nodes[node].has_work();
         self.step(node, Input::Work(work))?;
         self.step(node, Input::Begin(start))?;
         // Who has work tells the rest of it again.
@@ -62,7 +113,7 @@ impl World {
         &mut self,
         node: usize,
         bytes: Bytes,
-        certificate: CommitCertificate,
+        proof: BlockProof,
     ) -> Result<(), Violation> {
         let Some(block) = Block::decode(&bytes) else {
             return Err(Violation {
@@ -78,13 +129,16 @@ impl World {
             hash: ledger::hash(&bytes),
             block,
             bytes: bytes.clone(),
-            certificate: certificate.clone(),
+            proof: proof.clone(),
+            ahead: Vec::new(),
         };
         if self.nodes[node].is_honest() {
             self.invariants.stored(node, chain, &stored)?;
             Invariants::submitted(&self.submitted, &stored)?;
         }
-        if certificate.round.0 > 0 {
+        if let BlockProof::Certificate(certificate) = &proof
+            && certificate.round.0 > 0
+        {
             self.late.insert(certificate.height);
         }
         self.log(format_args!(
@@ -94,7 +148,7 @@ impl World {
         self.nodes[node]
             .disk
             .chain
-            .append(bytes, certificate)
+            .append(bytes, proof)
             .map_err(|what| Violation {
                 invariant: "validity",
                 what: format!("node {node}: {what}"),
@@ -130,7 +184,7 @@ impl World {
     }
 
     pub(super) fn tell_work(&mut self, node: usize) -> Result<(), Violation> {
-        let work = self.nodes[node].has_work(self.record.as_ref());
+        let work = self.nodes[node].has_work();
         self.step(node, Input::Work(work))
     }
 }

@@ -3,6 +3,11 @@
 mod chaos;
 mod effects;
 mod lives;
+mod loss;
+mod orders;
+mod phases;
+mod records;
+mod registries;
 mod sync;
 
 use std::{
@@ -12,7 +17,11 @@ use std::{
     time::Duration,
 };
 
-use axolotl_common::{CommitCertificate, Hash, Height, QuorumRule};
+use axolotl_common::{
+    CommitCertificate, EpochRecord, Hash, Height, QuorumRule, SignedRecord,
+    recovery::{RegistryStart, SealNote},
+    registry_api::{Order, RecoveryAnswer},
+};
 use axolotl_consensus::{Admission, Input, Message, SignedVote, TimerId};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
@@ -22,9 +31,13 @@ use super::{
     byzantine::ActorKind,
     faults::{Fault, Plan},
     invariants::{Invariants, Violation},
-    ledger::{Chain, MAX_BLOCK_BYTES, Record},
+    ledger::{Chain, MAX_BLOCK_BYTES, Stored},
+    losses::{Loss, Trap},
     net::{Micros, Network},
     node::Node,
+    registry::{Process, Store},
+    staging::Judged,
+    task::Reply,
 };
 
 /// After the faults are lifted, this much time for the progress that must be made.
@@ -35,7 +48,7 @@ const PROGRESS: u64 = 3;
 /// Pause between two questions of the status exchange.
 const STATUS_EVERY: Micros = 2_000_000;
 /// Longest trace, bytes; beyond it a run goes round in circles.
-const MAX_TRACE: usize = 4 << 20;
+const MAX_TRACE: usize = 16 << 20;
 
 /// Most events that may wait.
 const MAX_EVENTS: usize = 100_000;
@@ -73,6 +86,10 @@ enum Event {
         to: usize,
         transaction: u64,
     },
+    Record {
+        to: usize,
+        record: EpochRecord,
+    },
     SyncAsked {
         from: usize,
         to: usize,
@@ -81,7 +98,7 @@ enum Event {
     SyncAnswered {
         node: usize,
         boot: u64,
-        blocks: Vec<(Bytes, CommitCertificate)>,
+        blocks: Vec<Stored>,
     },
     SyncGivenUp {
         node: usize,
@@ -101,7 +118,47 @@ enum Event {
         from: usize,
         to: usize,
         vote: Option<SignedVote>,
+        seal: Option<SealNote>,
     },
+    /// A registry looks at the world.
+    Look(Reply),
+    /// An order arrives.
+    Order {
+        from: Reply,
+        node: usize,
+        boot: u64,
+        order: Order,
+    },
+    /// What became of it.
+    Answer {
+        to: Reply,
+        node: usize,
+        answer: Box<RecoveryAnswer>,
+        refusal: Option<String>,
+    },
+    /// A record that followed a seal is passed on.
+    Recovered {
+        to: usize,
+        record: Box<SignedRecord>,
+    },
+    BlockWanted {
+        from: usize,
+        to: usize,
+        block: Hash,
+    },
+    BlockGiven {
+        to: usize,
+        block: Hash,
+        bytes: Bytes,
+    },
+    /// A node has waited for a block for too long.
+    TaskLate {
+        node: usize,
+        boot: u64,
+        number: u64,
+    },
+    /// An operator looks.
+    Operator,
     Fault(Fault),
     Heal,
 }
@@ -115,6 +172,16 @@ pub(crate) enum Mutant {
     LogNotFlushed,
     /// One vote less makes a quorum.
     QuorumMinusOne,
+    /// This node takes a new set one height after the block with the record.
+    SetTakenLate(usize),
+    /// A seal is told, and not in the log.
+    SealNotDurable,
+    /// A node seals whatever it sees of its chain.
+    VetoIgnored,
+    /// Locks of later rounds than the first are kept from the registry.
+    LowestRoundAdopted,
+    /// Nodes obey any registry and any ballot, whatever they promised before.
+    FenceIgnored,
 }
 
 /// What is run.
@@ -130,6 +197,10 @@ pub(crate) struct Setup {
     /// Invariants that the mutant breaks by construction and that are not what it is hunted by.
     pub(crate) not_checked: &'static [&'static str],
     pub(crate) term: u64,
+    /// Quorums are lost, and registries recover them.
+    pub(crate) loss: Option<Loss>,
+    /// Whether a trace is kept.
+    pub(crate) traced: bool,
 }
 
 /// What a run leaves.
@@ -141,6 +212,24 @@ pub(crate) struct Outcome {
     pub(crate) late_rounds: usize,
     pub(crate) misbehaviours: usize,
     pub(crate) unfit: BTreeSet<usize>,
+    /// Number of the last epoch.
+    pub(crate) epochs: u64,
+    /// What happened in recoveries.
+    pub(crate) tally: Tally,
+}
+
+/// How often each thing worth a look happened.
+pub(crate) type Tally = BTreeMap<String, usize>;
+
+/// How far a run in which a quorum is lost has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Anything may go wrong.
+    Faults,
+    /// Nothing does any more; who is lost stays away.
+    Survivors,
+    /// All are back.
+    Whole,
 }
 
 pub(crate) struct World {
@@ -153,7 +242,27 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     invariants: Invariants,
     submitted: BTreeSet<u64>,
-    record: Option<Record>,
+    /// The newest record that the registry has signed.
+    record: Option<EpochRecord>,
+    /// Registries by their slots, and what is left of each when it dies.
+    registries: Vec<Option<Process>>,
+    stores: Vec<Store>,
+    lives: u64,
+    /// Nodes that ever met each start.
+    met: BTreeMap<RegistryStart, BTreeSet<usize>>,
+    /// Who is gone until the end.
+    lost: BTreeSet<usize>,
+    /// Since when a node or the network was left in peace.
+    steady: BTreeMap<usize, Micros>,
+    net_changed: Micros,
+    /// The registry takes for dead whom it does not hear.
+    deluded: bool,
+    writes: usize,
+    traps: Vec<Trap>,
+    judged: Judged,
+    tally: Tally,
+    phase: Phase,
+    healed_at: Micros,
     healed: bool,
     goal: Option<Height>,
     trace: String,
@@ -176,6 +285,8 @@ impl World {
                 let chain = Chain::new(setup.n, rule);
                 let mut node = Node::new(number, chain, kind, setup.plan.drift[number]);
                 node.disk.ignores_flush = setup.mutant == Some(Mutant::LogNotFlushed);
+                node.disk.chain.takes_sets_late =
+                    setup.mutant == Some(Mutant::SetTakenLate(number));
                 if setup.mutant == Some(Mutant::LockIgnored) {
                     // It behaves like that liar, and is held to be honest.
                     node.actor
@@ -191,9 +302,27 @@ impl World {
             events: BTreeMap::new(),
             net: Network::healthy(),
             nodes,
-            invariants: Invariants::without(setup.n, setup.not_checked),
+            invariants: Invariants::without(setup.not_checked, setup.loss.is_some()),
             submitted: BTreeSet::new(),
             record: None,
+            registries: vec![None, None],
+            stores: vec![Store::new(setup.n), Store::new(setup.n)],
+            lives: 0,
+            met: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            steady: BTreeMap::new(),
+            net_changed: 0,
+            deluded: false,
+            writes: 0,
+            traps: setup
+                .loss
+                .iter()
+                .flat_map(|loss| loss.traps.clone())
+                .collect(),
+            judged: Judged::default(),
+            tally: Tally::new(),
+            phase: Phase::Faults,
+            healed_at: 0,
             healed: false,
             goal: None,
             trace: String::new(),
@@ -221,66 +350,12 @@ impl World {
                 trace: self.trace,
                 late_rounds: self.late.len(),
                 misbehaviours: self.misbehaviours,
+                epochs: self.nodes[0].disk.chain.set.epoch().0,
                 unfit: self.unfit,
+                tally: self.tally,
             }),
             Err(violation) => Err((violation, self.trace)),
         }
-    }
-
-    fn run_to_end(&mut self) -> Result<(), Violation> {
-        for node in 0..self.nodes.len() {
-            self.boot(node)?;
-        }
-        while let Some(((at, _), event)) = self.events.pop_first() {
-            self.now = at;
-            if self.trace.len() > MAX_TRACE || self.events.len() > MAX_EVENTS {
-                return Err(Violation {
-                    invariant: "progress",
-                    what: "events without end".into(),
-                });
-            }
-            self.handle(event)?;
-            if self.healed && self.reached_goal() {
-                let chains: Vec<_> = self
-                    .nodes
-                    .iter()
-                    .filter(|node| node.is_honest())
-                    .map(|node| (node.number, &node.disk.chain))
-                    .collect();
-                return self.invariants.end(&chains);
-            }
-            if self.now > self.setup.plan.heal_at + GRACE {
-                break;
-            }
-        }
-        let heights: Vec<_> = self
-            .nodes
-            .iter()
-            .map(|n| {
-                let driver = n.running.as_ref().map(|r| &r.driver);
-                format!(
-                    "node {} at {} round {:?} unfit {:?} held {:?}",
-                    n.number,
-                    n.disk.chain.height(),
-                    driver.and_then(|d| d.round()),
-                    driver.map(|d| d.is_unfit()),
-                    driver.map(|d| d.awaits_answers()),
-                )
-            })
-            .collect();
-        Err(Violation {
-            invariant: "progress",
-            what: format!("goal {:?} not reached: {heights:?}", self.goal),
-        })
-    }
-
-    fn reached_goal(&self) -> bool {
-        self.goal.is_some_and(|goal| {
-            let honest = self.nodes.iter().filter(|node| node.is_honest());
-            honest
-                .map(|node| node.disk.chain.height())
-                .all(|h| h >= goal)
-        })
     }
 
     fn at(&mut self, at: Micros, event: Event) {
@@ -293,6 +368,9 @@ impl World {
     }
 
     fn log(&mut self, line: std::fmt::Arguments<'_>) {
+        if !self.setup.traced {
+            return;
+        }
         let _ = writeln!(self.trace, "{:>9} {line}", self.now);
     }
 
@@ -340,10 +418,12 @@ impl World {
                 certificate,
                 bytes,
             } if self.is_up(node, boot) => {
+                let now = self.now;
                 if let Some(running) = self.nodes[node].running.as_mut() {
                     running.storing = false;
+                    running.decided = Some(now);
                 }
-                self.store(node, bytes, certificate)?;
+                self.store(node, bytes, certificate.into())?;
                 self.begin(node)
             }
             Event::Transaction(transaction) => self.submit(transaction),
@@ -351,6 +431,7 @@ impl World {
                 self.pool(to, transaction);
                 self.tell_work(to)
             }
+            Event::Record { to, record } => self.hear_record(to, &record),
             Event::SyncAsked { from, to, above } => {
                 self.answer_sync(from, to, above);
                 Ok(())
@@ -366,6 +447,8 @@ impl World {
             }
             Event::Status { node, boot } if self.is_up(node, boot) => {
                 self.after(STATUS_EVERY, Event::Status { node, boot });
+                self.gossip_record(node);
+                self.greet_with_recovery(node);
                 let peer = self.rng.random_range(0..self.nodes.len());
                 let height = self.nodes[peer].disk.chain.height();
                 let reached = self.nodes[peer].running.is_some()
@@ -380,12 +463,26 @@ impl World {
                 let asker = self.nodes[from].key.public();
                 if let Some(running) = &self.nodes[to].running {
                     let vote = running.driver.highest_vote_of(&asker).copied();
-                    self.send_own(to, from, |from, to| Event::VotesAnswered { from, to, vote });
+                    let seal = self.seal_held(to, &asker);
+                    self.send_own(to, from, |from, to| Event::VotesAnswered {
+                        from,
+                        to,
+                        vote,
+                        seal,
+                    });
                 }
                 Ok(())
             }
-            Event::VotesAnswered { from, to, vote } => {
+            Event::VotesAnswered {
+                from,
+                to,
+                vote,
+                seal,
+            } => {
                 let from = self.nodes[from].key.public();
+                if let Some(seal) = seal {
+                    self.step(to, Input::SealSeen(seal))?;
+                }
                 self.step(to, Input::HighestVoteSeen { from, vote })
             }
             Event::Fault(fault) => self.fault(fault),
@@ -395,6 +492,7 @@ impl World {
             | Event::SyncAnswered { .. }
             | Event::SyncGivenUp { .. }
             | Event::Status { .. } => Ok(()),
+            of_a_recovery => self.handle_recovery(of_a_recovery),
         }
     }
 
@@ -429,7 +527,7 @@ impl World {
                 .filter(|o| *o != to && *o != from)
                 .collect();
             for other in others {
-                self.send_bytes(to, other, message.kind(), bytes);
+                self.send_bytes(to, other, (message.kind(), message.round()), bytes);
             }
         }
         if let Some(actor) = self.nodes[to].actor.as_mut() {

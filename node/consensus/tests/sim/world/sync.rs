@@ -1,20 +1,24 @@
 //! Sync, which does not go through consensus: certificates are verified, then blocks stored.
 
-use axolotl_common::{CommitCertificate, Height};
-use bytes::Bytes;
+use axolotl_common::{BlockProof, Epoch, Height};
 use rand::seq::IndexedRandom;
 
 use super::{Event, World};
 use crate::sim::{
     byzantine::ActorKind,
     invariants::Violation,
-    ledger::{self, Block},
+    ledger::{self, Block, Stored},
 };
 
 /// Blocks of one sync answer.
 const SYNC_BATCH: usize = 16;
 
 impl World {
+    /// Whether a node would answer: where quorums are lost nobody asks those who are not connected.
+    fn answers(&self, node: usize) -> bool {
+        self.setup.loss.is_none() || self.nodes[node].running.is_some()
+    }
+
     pub(super) fn sync(&mut self, node: usize, seen: Height) {
         let boot = self.nodes[node].boot;
         let above = self.nodes[node].disk.chain.height();
@@ -27,7 +31,7 @@ impl World {
         running.syncing = true;
         self.log(format_args!("{node} syncs above {above}, saw {seen}"));
         let others: Vec<_> = (0..self.nodes.len())
-            .filter(|other| *other != node)
+            .filter(|other| *other != node && self.answers(*other))
             .collect();
         let rng = &mut self.rng;
         let chosen: Vec<_> = others.choose_multiple(rng, 2).copied().collect();
@@ -49,10 +53,11 @@ impl World {
             .iter()
             .skip(skip)
             .take(SYNC_BATCH)
-            .map(|b| (b.bytes.clone(), b.certificate.clone()))
+            .cloned()
             .collect();
         if self.nodes[to].actor.is_some()
-            && let Some((_, certificate)) = blocks.first_mut()
+            && let Some(BlockProof::Certificate(certificate)) =
+                blocks.first_mut().map(|stored| &mut stored.proof)
         {
             // A liar serves a certificate that lacks a signature.
             certificate.signatures.pop();
@@ -65,32 +70,59 @@ impl World {
         });
     }
 
-    pub(super) fn synced(
-        &mut self,
-        node: usize,
-        blocks: Vec<(Bytes, CommitCertificate)>,
-    ) -> Result<(), Violation> {
+    pub(super) fn synced(&mut self, node: usize, blocks: Vec<Stored>) -> Result<(), Violation> {
         if let Some(running) = self.nodes[node].running.as_mut() {
             running.syncing = false;
             if running.storing {
                 return Ok(());
             }
         }
-        let before = self.nodes[node].disk.chain.height();
-        for (bytes, certificate) in blocks {
-            let chain = &self.nodes[node].disk.chain;
-            let good = Block::decode(&bytes).is_some_and(|block| chain.check(&block).is_ok())
-                && certificate.block == ledger::hash(&bytes)
-                && certificate.height == chain.height().next()
-                && certificate.verify(&ledger::chain_ref(), &chain.set).is_ok();
-            if !good {
+        let before = self.place(node);
+        for stored in blocks {
+            if !self.apply(node, stored)? {
                 break;
             }
-            self.store(node, bytes, certificate)?;
         }
-        if self.nodes[node].disk.chain.height() > before {
+        if self.place(node) > before {
             self.begin(node)?;
         }
         Ok(())
+    }
+
+    fn place(&self, node: usize) -> (Height, Epoch) {
+        let chain = &self.nodes[node].disk.chain;
+        (chain.height(), chain.set.epoch())
+    }
+
+    /// Verifies and stores one block, and what stands ahead of it. Returns whether it is there now.
+    fn apply(&mut self, node: usize, stored: Stored) -> Result<bool, Violation> {
+        let height = stored.block.height;
+        let next = self.nodes[node].disk.chain.height().next();
+        if height != next {
+            return Ok(height < next);
+        }
+        for record in &stored.ahead {
+            if self.activate(node, record, None)?.is_err() {
+                return Ok(false);
+            }
+        }
+        match stored.proof {
+            BlockProof::Record(signed) => {
+                let taken = self.activate(node, &signed, Some(&stored.bytes))?;
+                Ok(taken.is_ok() && self.nodes[node].disk.chain.height() == height)
+            }
+            BlockProof::Certificate(certificate) => {
+                let chain = &self.nodes[node].disk.chain;
+                let good = Block::decode(&stored.bytes)
+                    .is_some_and(|block| chain.check(&block).is_ok())
+                    && certificate.block == ledger::hash(&stored.bytes)
+                    && certificate.height == height
+                    && certificate.verify(&ledger::chain_ref(), &chain.set).is_ok();
+                if good {
+                    self.store(node, stored.bytes, certificate.into())?;
+                }
+                Ok(good)
+            }
+        }
     }
 }
