@@ -14,7 +14,7 @@ use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Header};
 use alloy_eips::eip2935::{HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE};
 use alloy_primitives::{Address, B64, B256, Bytes, U256, keccak256};
 use alloy_trie::{EMPTY_ROOT_HASH, KECCAK_EMPTY};
-use axolotl_common::{ChainRef, PublicKey, genesis::GenesisDocument};
+use axolotl_common::{ChainRef, PublicKey, genesis::GenesisDocument, membership::MAX_RECORD_BYTES};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -56,7 +56,7 @@ pub struct ChainSpec {
     pub gas_limit: u64,
     /// Lowest base fee, wei per gas.
     pub base_fee_floor: u64,
-    /// Largest encoded block, bytes.
+    /// Largest encoded block, bytes, but for the record that it may carry.
     pub max_block_bytes: usize,
     /// Key that signs epoch records; without it there is never a record in a block.
     pub authority_key: Option<PublicKey>,
@@ -139,6 +139,12 @@ impl ChainSpec {
             genesis: doc,
         };
         Ok((Arc::new(spec), state))
+    }
+
+    /// Largest encoded block with the record that it may carry, bytes.
+    pub fn max_encoded_bytes(&self) -> usize {
+        // An RLP string of more than 55 bytes has a head of at most 9.
+        self.max_block_bytes.saturating_add(MAX_RECORD_BYTES + 9)
     }
 
     /// EIP-155 chain id.

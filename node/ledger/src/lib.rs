@@ -28,12 +28,12 @@ pub mod transaction;
 pub use base_fee::next_base_fee;
 pub use block::{Block, BlockError};
 pub use execution::{
-    BlockAttributes, CallError, CallOutcome, CallRequest, ExecutedBlock, ExecutionError,
-    InvalidBlock, StateOverride, StateOverrides, TxSource, build_block, call, check_request,
-    estimate_gas, execute_block,
+    BlockAttributes, CallError, CallOutcome, CallRequest, DueRecord, ExecutedBlock, ExecutionError,
+    Governance, InvalidBlock, StateOverride, StateOverrides, TxSource, build_block, call,
+    check_members, check_request, estimate_gas, execute_block,
 };
 pub use genesis::{ChainSpec, GenesisError};
-pub use parts::read_header;
+pub use parts::{read_header, read_planned};
 pub use receipts::Receipt;
 pub use state::{
     Account, FlatState, MemoryState, Overlay, RootCache, RootDelta, StateDiff, StateError,

@@ -84,3 +84,16 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, BlockError> {
         ))
     }
 }
+
+/// Number of the planned epoch whose record an encoded block carries, without executing it.
+pub fn read_planned(bytes: &[u8]) -> Option<axolotl_common::Epoch> {
+    let parts = Parts::read(bytes).ok()?;
+    let mut records = parts
+        .requests
+        .iter()
+        .filter_map(|r| crate::block::decode_record(r));
+    let planned = |signed: &axolotl_common::SignedRecord| {
+        signed.record.kind == axolotl_common::membership::RecordKind::Planned
+    };
+    records.find(planned).map(|signed| signed.record.number)
+}

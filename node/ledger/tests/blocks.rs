@@ -10,14 +10,10 @@ use alloy_consensus::{Header, TxEip1559, TxEip2930, TxEip7702, TxLegacy};
 use alloy_eips::eip2930::{AccessList, AccessListItem};
 use alloy_primitives::{Address, B64, B256, Bloom, Bytes, TxKind, U256, keccak256};
 use alloy_rlp::Encodable;
-use axolotl_common::{
-    ChainId, Epoch, EpochRecord, Hash, Height, PublicKey, membership::RecordKind,
-};
+use axolotl_common::{ChainId, PublicKey};
 use axolotl_ledger::{
-    Block, BlockAttributes, ExecutionError, FlatState, InvalidBlock,
-    block::{beneficiary_of, encode_record},
-    state::account_key,
-    state_root_from_scratch,
+    Block, BlockAttributes, ExecutionError, FlatState, InvalidBlock, block::beneficiary_of,
+    state::account_key, state_root_from_scratch,
 };
 use serde_json::json;
 use support::*;
@@ -378,82 +374,6 @@ fn a_block_holds_no_more_bytes_than_allowed() {
             assert!(size > limit);
         }
         other => panic!("{other:?}"),
-    }
-}
-
-fn record(chain: &TestChain) -> EpochRecord {
-    EpochRecord {
-        number: Epoch(3),
-        kind: RecordKind::Planned,
-        succeeds: chain.validators.record_hash(),
-        members: (2..=5).map(member).collect(),
-        base_height: Height(0),
-        expiry_height: Some(Height(2)),
-    }
-}
-
-#[test]
-fn a_block_carries_a_record_that_succeeds_its_epoch() {
-    let chain = TestChain::new(&[]);
-    let signed = record(&chain).sign(&chain.spec.chain, &authority());
-    let attributes = BlockAttributes {
-        requests: vec![encode_record(&signed), encode_record(&signed)],
-        ..chain.attributes()
-    };
-    let built = chain.build_with(attributes, &mut Queue::default()).unwrap();
-    assert_eq!(built.block.requests.len(), 1);
-    assert_eq!(built.block.record(), Some(signed));
-    let received = Block::decode(&built.bytes, chain.spec.chain.id, &|_| None).unwrap();
-    assert_same(&built, &chain.execute(received).unwrap());
-    // Two are refused when another puts them in.
-    let mut requests = built.block.requests.clone();
-    requests.push(requests[0].clone());
-    let mut header = built.block.header.clone();
-    header.requests_hash = Some(axolotl_ledger::block::requests_hash(&requests));
-    let error = chain
-        .execute(Block::new(header, Vec::new(), requests))
-        .unwrap_err();
-    assert!(error.to_string().contains("2 requests"), "{error}");
-}
-
-#[test]
-fn a_record_that_means_nothing_here_is_refused() {
-    let chain = TestChain::new(&[]);
-    let spec = &chain.spec;
-    let change = |f: &dyn Fn(&mut EpochRecord)| {
-        let mut record = record(&chain);
-        f(&mut record);
-        encode_record(&record.sign(&spec.chain, &authority()))
-    };
-    let by_another =
-        record(&chain).sign(&spec.chain, &axolotl_common::KeyPair::from_seed(&[1; 32]));
-    let cases: [(Bytes, &str); 9] = [
-        (change(&|r| r.kind = RecordKind::Recovery), "only planned"),
-        (change(&|r| r.succeeds = Hash([1; 32])), "succeeds"),
-        (change(&|r| r.number = Epoch(0)), "does not come after"),
-        (change(&|r| r.expiry_height = Some(Height(1))), "expired"),
-        (change(&|r| r.members.clear()), "0 members"),
-        (change(&|r| r.members[1] = r.members[0].clone()), "shares"),
-        (encode_record(&by_another), "not signed by the authority"),
-        (Bytes::from_static(&[0xa1]), "not an epoch record"),
-        (Bytes::from_static(&[0x00, 1, 2]), "not an epoch record"),
-    ];
-    for (request, why) in cases {
-        // The builder leaves it out ...
-        let attributes = BlockAttributes {
-            requests: vec![request.clone()],
-            ..chain.attributes()
-        };
-        let built = chain.build_with(attributes, &mut Queue::default()).unwrap();
-        assert_eq!(built.block.requests, Vec::<Bytes>::new(), "{why}");
-        // ... and a validator refuses a block with it.
-        let mut header = built.block.header.clone();
-        let requests = vec![request];
-        header.requests_hash = Some(axolotl_ledger::block::requests_hash(&requests));
-        let error = chain
-            .execute(Block::new(header, Vec::new(), requests))
-            .unwrap_err();
-        assert!(error.to_string().contains(why), "{why}: {error}");
     }
 }
 

@@ -29,6 +29,7 @@ fn sample() -> &'static (Vec<u8>, Block) {
             members: (2..=5).map(member).collect(),
             base_height: Height(0),
             expiry_height: None,
+            handover: None,
         };
         let signed = record.sign(&chain.spec.chain, &authority());
         let create = chain.tx(0, TxKind::Create, 0, deploy(&storer()), 200_000);

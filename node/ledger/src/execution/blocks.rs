@@ -5,18 +5,18 @@ use alloy_eips::{eip2935::HISTORY_STORAGE_ADDRESS, eip4788::BEACON_ROOTS_ADDRESS
 use alloy_primitives::{Address, B64, B256, Bytes, U256, keccak256};
 use alloy_rlp::Encodable;
 use alloy_trie::EMPTY_ROOT_HASH;
-use axolotl_common::{PublicKey, ValidatorSet};
+use axolotl_common::PublicKey;
 use revm::{ExecuteCommitEvm, SystemCallCommitEvm};
 
 use super::{
     BlockAttributes, ExecutedBlock, ExecutionError, InvalidBlock, TxSource,
     database::BlockState,
     evm::{Evm, Refusal, block_env, cfg, evm, refusal, tx_env},
-    records::{check_request, check_requests},
+    records::{Governance, check_requests, requests_of},
 };
 use crate::{
     base_fee::next_base_fee,
-    block::{Block, MAX_FRAME_BYTES, MAX_REQUESTS, beneficiary_of, builder_of, requests_hash},
+    block::{Block, MAX_FRAME_BYTES, beneficiary_of, builder_of, requests_hash},
     genesis::ChainSpec,
     receipts::{Receipt, receipts_root_and_bloom},
     state::{FlatState, RootCache, StateDiff, StateError},
@@ -26,8 +26,9 @@ use crate::{
 /// No transaction uses less gas, so a block with less left is full.
 const MIN_TRANSACTION_GAS: u64 = 21_000;
 
-/// Builds the block after `parent`: `state` and `roots` are those after `parent`, `validators` the
-/// set that votes on the block. A request that the block cannot hold is left out.
+/// Builds the block after `parent`: `state` and `roots` are those after `parent`, `governance` says
+/// under whom it stands. A request that the block cannot hold is left out; a record that is due is put
+/// in.
 ///
 /// # Errors
 /// When the attributes do not follow the parent, or the state cannot be read.
@@ -41,21 +42,18 @@ pub fn build_block(
     parent_hash: B256,
     state: &dyn FlatState,
     roots: &RootCache,
-    validators: &ValidatorSet,
+    governance: Governance<'_>,
     attributes: BlockAttributes,
     txs: &mut dyn TxSource,
 ) -> Result<ExecutedBlock, ExecutionError> {
     let BlockAttributes {
         timestamp,
         builder,
-        mut requests,
+        requests,
     } = attributes;
     let header = header_after(spec, parent, parent_hash, timestamp, &builder)?;
-    let fits = |request: &Bytes| check_request(spec, validators, header.number, request).is_ok();
-    requests.retain(fits);
-    requests.truncate(MAX_REQUESTS);
-    let taken: usize = requests.iter().map(|request| request[..].length()).sum();
-    let mut room = spec.max_block_bytes.saturating_sub(MAX_FRAME_BYTES + taken);
+    let requests = requests_of(spec, governance, header.number, requests);
+    let mut room = spec.max_block_bytes.saturating_sub(MAX_FRAME_BYTES);
     let mut run = Run::start(spec, &header, state)?;
     let mut transactions = Vec::new();
     while run.gas_left() >= MIN_TRANSACTION_GAS {
@@ -83,7 +81,7 @@ pub fn build_block(
 }
 
 /// Executes a block on top of `parent` and compares all that follows with its header: `state` and
-/// `roots` are those after `parent`, `validators` the set that votes on the block.
+/// `roots` are those after `parent`, `governance` says under whom it stands.
 ///
 /// # Errors
 /// When the block is not valid, or the state cannot be read.
@@ -93,7 +91,7 @@ pub fn execute_block(
     parent_hash: B256,
     state: &dyn FlatState,
     roots: &RootCache,
-    validators: &ValidatorSet,
+    governance: Governance<'_>,
     block: Block,
 ) -> Result<ExecutedBlock, ExecutionError> {
     let Block {
@@ -119,9 +117,14 @@ pub fn execute_block(
         ..header.clone()
     };
     compare(&found, &expected)?;
-    check_requests(spec, validators, header.number, &requests)?;
+    check_requests(spec, governance, header.number, &requests)?;
     let draft = Block::new(header, transactions, requests);
-    let size = draft.encode().len() - draft.header.length() + found.length();
+    let records: usize = draft
+        .requests
+        .iter()
+        .map(|request| request[..].length())
+        .sum();
+    let size = draft.encode().len() - draft.header.length() + found.length() - records;
     if size > spec.max_block_bytes {
         let limit = spec.max_block_bytes;
         return Err(InvalidBlock::TooLong { size, limit }.into());

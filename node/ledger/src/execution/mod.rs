@@ -25,7 +25,7 @@ use crate::{
 
 pub use blocks::{build_block, execute_block};
 pub use calls::{call, estimate_gas};
-pub use records::check_request;
+pub use records::{DueRecord, Governance, check_members, check_request};
 
 pub(crate) use evm::intrinsic_gas;
 
@@ -36,7 +36,7 @@ pub struct BlockAttributes {
     pub timestamp: u64,
     /// Who builds the block.
     pub builder: PublicKey,
-    /// EIP-7685 requests. Those that the block cannot hold are left out of it.
+    /// EIP-7685 requests. Those that the block may not carry are left out of it.
     pub requests: Vec<Bytes>,
 }
 
@@ -83,7 +83,7 @@ pub enum InvalidBlock {
     /// It is too long.
     #[error("{size} bytes long, {limit} allowed")]
     TooLong {
-        /// Its size, bytes.
+        /// Its size without the record that it carries, bytes.
         size: usize,
         /// The limit, bytes.
         limit: usize,

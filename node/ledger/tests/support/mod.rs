@@ -19,12 +19,12 @@ use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, keccak256}
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use axolotl_common::{
-    KeyPair, Member, NodeId, PublicKey, ValidatorSet, VolumeId,
+    KeyPair, Member, NodeId, PublicKey, SignedRecord, ValidatorSet, VolumeId,
     genesis::{AxolotlGenesis, GenesisDocument, dev_genesis},
 };
 use axolotl_ledger::{
-    Block, BlockAttributes, ChainSpec, ExecutedBlock, ExecutionError, MemoryState, RootCache,
-    StateDiff, Transaction, Tx, TxSource, build_block, execute_block,
+    Block, BlockAttributes, ChainSpec, DueRecord, ExecutedBlock, ExecutionError, Governance,
+    MemoryState, RootCache, StateDiff, Transaction, Tx, TxSource, build_block, execute_block,
 };
 use serde_json::{Value, json};
 
@@ -80,6 +80,8 @@ pub struct TestChain {
     pub head: Header,
     pub hash: B256,
     pub validators: ValidatorSet,
+    /// The record that the next block must carry, and the set that it succeeds.
+    pub due: Option<(SignedRecord, ValidatorSet)>,
     pub nonces: Vec<u64>,
 }
 
@@ -102,7 +104,18 @@ impl TestChain {
             state,
             roots,
             validators,
+            due: None,
             nonces: vec![0; USERS as usize],
+        }
+    }
+
+    pub fn governance(&self) -> Governance<'_> {
+        Governance {
+            validators: &self.validators,
+            due: self
+                .due
+                .as_ref()
+                .map(|(signed, succeeded)| DueRecord { signed, succeeded }),
         }
     }
 
@@ -129,7 +142,7 @@ impl TestChain {
             self.hash,
             &self.state,
             &self.roots,
-            &self.validators,
+            self.governance(),
             attributes,
             source,
         )
@@ -142,7 +155,7 @@ impl TestChain {
             self.hash,
             &self.state,
             &self.roots,
-            &self.validators,
+            self.governance(),
             block,
         )
     }
