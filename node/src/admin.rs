@@ -10,8 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 /// How far the start has come, and whether the node can do its job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,18 +35,13 @@ struct Admin {
     metrics: MetricsSource,
 }
 
-/// Serves until `shutdown`.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
+/// The routes; serving them is the business of [`crate::rpc`], which bounds connections.
+pub fn router(
     readiness: watch::Receiver<Readiness>,
     status: StatusSource,
     metrics: MetricsSource,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    let router = Router::new()
+) -> Router {
+    Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -57,10 +51,7 @@ pub async fn serve(
             readiness,
             status,
             metrics,
-        });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
+        })
 }
 
 fn unavailable(detail: String) -> Response {

@@ -1,9 +1,14 @@
 //! Configuration of the node: flags and environment variables, read here and nowhere else.
 //!
 //! Every value is taken as text first and judged afterwards, so that all faults are reported at
-//! once; the process ends with exit code 2 then.
+//! once; the process ends with exit code 2 then. A variable that is set to nothing counts as not
+//! set where a setting may be absent, and is a fault elsewhere: it is mostly a slip in a template.
+
+mod checks;
+mod line;
 
 use std::{
+    ffi::OsString,
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -13,6 +18,8 @@ use std::{
 
 use axolotl_common::{NodeId, PublicKey, registry_api::Role};
 use clap::Args;
+
+pub use line::{Line, unknown_variables};
 
 use crate::telemetry::LogFormat;
 
@@ -31,9 +38,13 @@ where
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let value = match text {
+            "" => Err("it is empty; leave it out to get the default".to_owned()),
+            text => text.parse().map_err(|e: T::Err| e.to_string()),
+        };
         Ok(Self {
             text: text.to_owned(),
-            value: text.parse().map_err(|e: T::Err| e.to_string()),
+            value,
         })
     }
 }
@@ -64,7 +75,7 @@ pub struct NodeArgs {
     /// Label of this node; unset: the registry assigns the next number.
     #[arg(long, env = "NODE_ID")]
     node_id: Option<Given<NodeId>>,
-    /// Be the first leader of the genesis.
+    /// Be the first leader of the genesis: `true` on one node at most.
     #[arg(long, env = "IS_LEADER", default_value = "false")]
     is_leader: Given<bool>,
     /// Port of libp2p.
@@ -76,28 +87,30 @@ pub struct NodeArgs {
     /// Port of JSON-RPC.
     #[arg(long, env = "RPC_PORT", default_value = "8545")]
     rpc_port: Given<u16>,
-    /// Address that all three listen on; 0.0.0.0 inside a container.
+    /// Address that all three listen on; 0.0.0.0 inside a container, or for nodes of other machines.
     #[arg(long, env = "BIND_ADDR", default_value = "127.0.0.1")]
     bind_addr: Given<IpAddr>,
-    /// Host name or address under which others reach this node; unset: the address it listens on.
+    /// Host name or address under which others reach this node; unset: the address it listens on, or
+    /// the machine's name where that is 0.0.0.0.
     #[arg(long, env = "ADVERTISE_ADDR")]
     advertise_addr: Option<String>,
     /// The registry; unset: the node lives without one, from GENESIS_FILE and BOOTSTRAP_PEERS.
     #[arg(long, env = "REGISTRY_URL")]
     registry_url: Option<String>,
-    /// Ask the registry for other nodes.
+    /// Ask the registry for other nodes: `true` or `false`.
     #[arg(long, env = "AUTO_DISCOVER", default_value = "true")]
     auto_discover: Given<bool>,
     /// File with the token that admits a new key to the registry.
     #[arg(long, env = "JOIN_TOKEN_FILE")]
-    join_token_file: Option<PathBuf>,
+    join_token_file: Option<OsString>,
     /// Peers to dial at start: libp2p addresses with /p2p/…, separated by commas.
     #[arg(long, env = "BOOTSTRAP_PEERS", value_delimiter = ',')]
     bootstrap_peers: Vec<String>,
-    /// Genesis document (geth's JSON with an `axolotl` object).
+    /// Genesis document (geth's JSON with an `axolotl` object); `axolotl genesis make` writes one.
     #[arg(long, env = "GENESIS_FILE")]
-    genesis_file: Option<PathBuf>,
-    /// Peer ids let in beside members and registered nodes, separated by commas.
+    genesis_file: Option<OsString>,
+    /// Peer ids let in beside members and registered nodes, separated by commas: observers, where there
+    /// is no registry.
     #[arg(long, env = "ALLOW_PEERS", value_delimiter = ',')]
     allow_peers: Vec<String>,
     /// `validator`, or `observer`: follows and serves reads, never put forward.
@@ -105,7 +118,7 @@ pub struct NodeArgs {
     role: Given<RoleName>,
     /// Directory of key, logs and state.
     #[arg(long, env = "DATA_DIR", default_value = "data")]
-    data_dir: PathBuf,
+    data_dir: OsString,
     /// Time between heartbeats to the registry.
     #[arg(long, env = "HEARTBEAT_INTERVAL", default_value = "5s")]
     heartbeat_interval: Given<Span>,
@@ -219,6 +232,10 @@ impl Faults {
             self.0.push(fault());
         }
     }
+
+    fn add(&mut self, checked: Result<(), String>) {
+        self.0.extend(checked.err());
+    }
 }
 
 impl NodeArgs {
@@ -228,10 +245,9 @@ impl NodeArgs {
     /// All faults at once.
     pub fn into_config(self) -> Result<Config, ConfigError> {
         let mut faults = Faults::default();
-        let node_id = self
-            .node_id
-            .as_ref()
-            .and_then(|given| faults.take("NODE_ID", given));
+        let node_id = self.node_id.as_ref().filter(|given| !given.text.is_empty());
+        let is_named = node_id.is_some();
+        let node_id = node_id.and_then(|given| faults.take("NODE_ID", given));
         let is_leader = faults.take("IS_LEADER", &self.is_leader);
         let bind = faults.take("BIND_ADDR", &self.bind_addr);
         let port = faults.take("PORT", &self.port);
@@ -261,21 +277,25 @@ impl NodeArgs {
             });
         }
         let registry_url = self.registry_url.filter(|url| !url.is_empty());
-        if let Some(url) = &registry_url {
-            faults.check(url.starts_with("http://"), || {
-                format!("REGISTRY_URL={url}: expected http://host:port")
-            });
-        } else {
-            faults.check(node_id.is_some() || self.node_id.is_some(), || {
+        match &registry_url {
+            Some(url) => faults.add(checks::registry_url(url)),
+            None => faults.check(is_named, || {
                 "NODE_ID is not set, and without REGISTRY_URL nobody assigns one".into()
-            });
+            }),
         }
-        if let Some(host) = &self.advertise_addr {
-            let fits = !host.is_empty() && host.len() <= 253 && !host.contains(['/', ' ']);
-            faults.check(fits, || {
+        let advertise_addr = self.advertise_addr.filter(|host| !host.is_empty());
+        if let Some(host) = &advertise_addr {
+            faults.check(host.len() <= 253 && !host.contains(['/', ' ']), || {
                 format!("ADVERTISE_ADDR={host}: expected a host name or an address")
             });
         }
+        let genesis_file = path(self.genesis_file);
+        if let Some(path) = &genesis_file {
+            faults.add(checks::genesis_file(path));
+        }
+        faults.check(!self.data_dir.is_empty(), || {
+            "DATA_DIR is empty; leave it out to get the default".into()
+        });
         faults.check(
             tracing_subscriber::EnvFilter::try_new(&self.log).is_ok(),
             || {
@@ -295,11 +315,7 @@ impl NodeArgs {
         }
         let bootstrap_peers: Vec<String> = non_empty(self.bootstrap_peers).collect();
         for peer in &bootstrap_peers {
-            faults.check(peer.starts_with('/') && peer.contains("/p2p/"), || {
-                format!(
-                    "BOOTSTRAP_PEERS={peer}: expected /ip4/…/tcp/…/p2p/… or /dns4/…/tcp/…/p2p/…"
-                )
-            });
+            faults.add(checks::peer_address(peer));
         }
 
         let checked = (|| {
@@ -311,7 +327,7 @@ impl NodeArgs {
                 p2p: SocketAddr::new(bind, port?),
                 http: SocketAddr::new(bind, http_port?),
                 rpc: SocketAddr::new(bind, rpc_port?),
-                advertise_host: self.advertise_addr.unwrap_or_else(|| {
+                advertise_host: advertise_addr.unwrap_or_else(|| {
                     if listens_everywhere {
                         host_name()
                     } else {
@@ -322,16 +338,16 @@ impl NodeArgs {
                     Some(url) => Some(RegistrySettings {
                         url: url.trim_end_matches('/').to_owned(),
                         auto_discover: auto_discover?,
-                        join_token_file: self.join_token_file,
+                        join_token_file: path(self.join_token_file),
                         heartbeat_interval: heartbeat?.0,
                     }),
                     None => None,
                 },
                 bootstrap_peers,
-                genesis_file: self.genesis_file,
+                genesis_file,
                 allow_peers,
                 role: role?.0,
-                data_dir: self.data_dir,
+                data_dir: self.data_dir.into(),
                 consensus_timeout: consensus_timeout?.0,
                 mempool_max_transactions: pool_max?,
                 mempool_max_per_sender: pool_sender?,
@@ -344,6 +360,11 @@ impl NodeArgs {
             _ => Err(ConfigError(faults.0)),
         }
     }
+}
+
+/// A path that was given and is not empty. (clap refuses empty paths by itself, one fault at a time.)
+fn path(given: Option<OsString>) -> Option<PathBuf> {
+    given.filter(|text| !text.is_empty()).map(PathBuf::from)
 }
 
 /// The name of this machine, which is a container's name inside its network.
@@ -360,15 +381,15 @@ mod tests {
 
     use super::*;
 
-    #[derive(Parser)]
-    struct Line {
+    #[derive(Debug, Parser)]
+    struct Node {
         #[command(flatten)]
         node: NodeArgs,
     }
 
     fn read(args: &[&str]) -> Result<Config, ConfigError> {
         let line = std::iter::once("axolotl").chain(args.iter().copied());
-        Line::try_parse_from(line).unwrap().node.into_config()
+        Node::try_parse_from(line).unwrap().node.into_config()
     }
 
     #[test]
@@ -402,6 +423,10 @@ mod tests {
             "x",
             "--bootstrap-peers",
             "node1",
+            "--genesis-file",
+            "/nowhere/genesis.json",
+            "--data-dir",
+            "",
             "--advertise-addr",
             "a b",
             "--log-format",
@@ -421,6 +446,8 @@ mod tests {
             "REGISTRY_URL",
             "ALLOW_PEERS",
             "BOOTSTRAP_PEERS",
+            "GENESIS_FILE=/nowhere/genesis.json",
+            "DATA_DIR",
             "ADVERTISE_ADDR",
             "LOG_FORMAT",
             "MEMPOOL_MAX_PER_SENDER",
@@ -431,5 +458,17 @@ mod tests {
                 "{name} is missing in:\n{error}"
             );
         }
+    }
+    #[test]
+    fn empty_values_are_none_or_faults() {
+        let line = ["--node-id=node1", "--registry-url=", "--join-token-file="];
+        assert!(read(&line).unwrap().registry.is_none());
+        let line = ["--node-id=", "--genesis-file=", "--advertise-addr="];
+        let error = read(&line).unwrap_err();
+        assert_eq!(error.0.len(), 1, "{error}");
+        assert!(error.0[0].contains("NODE_ID is not set"), "{error}");
+        let error = read(&["--node-id=node1", "--port=", "--role="]).unwrap_err();
+        assert_eq!(error.0.len(), 2, "{error}");
+        assert!(error.0[0].contains("PORT=: it is empty"), "{error}");
     }
 }

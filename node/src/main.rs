@@ -2,56 +2,92 @@
 
 use std::process::ExitCode;
 
-use axolotl_node::{app, cli, config::NodeArgs, telemetry};
-use clap::{Parser, Subcommand};
+use axolotl_common::in_words;
+use axolotl_node::{
+    app,
+    cli::{self, Cli, Closed, Command, Usage},
+    config::{self, ConfigError, NodeArgs},
+    telemetry,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Exit code for a wrong configuration.
+/// Exit code for a wrong configuration or command line.
 const EXIT_CONFIG: u8 = 2;
 
-/// A permissioned Ethereum-compatible chain that regrows its nodes.
-#[derive(Parser)]
-#[command(name = "axolotl", version, about, arg_required_else_help = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run a node.
-    Node(Box<NodeArgs>),
-    /// Show the network as its registry sees it.
-    Status(cli::StatusArgs),
-    /// Ask a node of this machine whether it is alive; the exit code answers.
-    Health(cli::HealthArgs),
-    /// Measure throughput and latency of a running network.
-    Bench(cli::BenchArgs),
-}
-
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Node(args) => node(*args),
-        Command::Status(args) => tool(cli::status::run(args)),
-        Command::Health(args) => tool(cli::health::run(args)),
-        Command::Bench(args) => tool(cli::bench::run(args)),
+    let line = config::Line::<Cli>::read(&cli::command());
+    match line.command.command {
+        Command::Node(args) => node(*args, line.unknown_flags),
+        Command::Status(args) => ask(cli::status::run(args)),
+        Command::Nodes(args) => ask(cli::nodes::run(args)),
+        Command::Wallet(args) => end(cli::wallet::run(args)),
+        Command::Balance(args) => ask(cli::balance::run(args)),
+        Command::Send(args) => ask(cli::send::run(args)),
+        Command::Block(args) => ask(cli::block::run(args)),
+        Command::Tx(args) => ask(cli::tx::run(args)),
+        Command::Doctor(args) => ask(cli::doctor::run(args)),
+        Command::Health(args) => ask(cli::health::run(args)),
+        Command::Bench(args) => ask(cli::bench::run(args)),
+        Command::Keys(args) => end(cli::keys::run(args)),
+        Command::Genesis(args) => end(cli::genesis::run(args)),
+        Command::Completions(args) => end(cli::completions::run(args)),
     }
 }
 
-fn node(args: NodeArgs) -> ExitCode {
+fn node(args: NodeArgs, mut faults: Vec<String>) -> ExitCode {
     let config = match args.into_config() {
-        Ok(config) => config,
-        Err(faults) => {
-            eprintln!("axolotl node: the configuration is wrong:\n{faults}");
+        Ok(config) if faults.is_empty() => config,
+        outcome => {
+            faults.extend(outcome.err().map(|error| error.0).unwrap_or_default());
+            eprintln!(
+                "axolotl node: the configuration is wrong:\n{}\nSee `axolotl node --help`.",
+                faults.join("\n")
+            );
             return ExitCode::from(EXIT_CONFIG);
         }
     };
     telemetry::init(config.log_format, &config.log);
-    match runtime(NODE_THREADS).map(|runtime| runtime.block_on(app::run(config))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) | Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+    for unknown in config::unknown_variables() {
+        tracing::warn!("{unknown}");
+    }
+    if let Err(fault) = open_files() {
+        tracing::error!("{fault}");
+        return ExitCode::FAILURE;
+    }
+    let outcome = runtime(NODE_THREADS).and_then(|runtime| {
+        let outcome = runtime.block_on(app::run(config));
+        // Work on blocking threads (a replay, a checkpoint) must not hold up the end: whatever it
+        // leaves undone is done again at the next start.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", in_words(error.as_ref()));
+            match error.downcast_ref::<ConfigError>() {
+                Some(_) => ExitCode::from(EXIT_CONFIG),
+                None => ExitCode::FAILURE,
+            }
         }
+    }
+}
+
+/// Files that a node must be allowed to open: its own, some peers, some clients.
+const OPEN_FILES_MIN: u64 = 64;
+
+/// Raises the limit of open files to what the system allows: the usual one is meant for programs
+/// without clients.
+fn open_files() -> Result<(), String> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it cannot be raised, it stays, and is judged below.
+    let _ = setrlimit(Resource::Nofile, limit);
+    match getrlimit(Resource::Nofile).current {
+        Some(max) if max < OPEN_FILES_MIN => Err(format!(
+            "the limit of open files is {max}, and at least {OPEN_FILES_MIN} are needed: raise it (`ulimit -n`)"
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -65,12 +101,20 @@ fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
         .build()?)
 }
 
-fn tool(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    match runtime(1).and_then(|runtime| runtime.block_on(command)) {
+fn ask(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    end(runtime(1).and_then(|runtime| runtime.block_on(command)))
+}
+
+fn end(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    match outcome {
         Ok(code) => code,
+        Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("axolotl: {error:#}");
-            ExitCode::FAILURE
+            cli::output::note(&format!("axolotl: {}", in_words(error.as_ref())));
+            match error.is::<Usage>() {
+                true => ExitCode::from(EXIT_CONFIG),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ pub struct Metrics {
     pool: Level,
     validator: Level,
     syncing: Level,
+    misbehaving: Level,
     resident: Level,
 }
 
@@ -40,6 +41,10 @@ impl Metrics {
         let pool = level("axolotl_pool_transactions", "Transactions in the pool");
         let validator = level("axolotl_validator", "1 if this node votes");
         let syncing = level("axolotl_syncing", "1 while this node fetches blocks");
+        let misbehaving = level(
+            "axolotl_misbehaving_validators",
+            "Validators that this process saw sign two things in one place",
+        );
         let resident = level(
             "axolotl_resident_memory_bytes",
             "Resident memory of the process",
@@ -55,6 +60,7 @@ impl Metrics {
             pool,
             validator,
             syncing,
+            misbehaving,
             resident,
         })
     }
@@ -70,6 +76,7 @@ impl Metrics {
             self.pool.set(status.tx_pool_size as u64);
             self.validator.set(status.is_validator.into());
             self.syncing.set(status.syncing.into());
+            self.misbehaving.set(status.misbehaving.len() as u64);
         }
         self.resident.set(resident_memory_bytes().unwrap_or(0));
         let mut text = String::new();

@@ -30,6 +30,9 @@ const QUIET: &str = "info,arc_malachitebft_core_consensus=warn,arc_malachitebft_
 
 /// Starts logging to standard error. `filter` was checked by the configuration.
 ///
+/// A line that cannot be written is lost: a node outlives the terminal, pipe or disk that took its
+/// log. (The library would complain on the same broken stream, and panic over that.)
+///
 /// A panic anywhere is logged and ends the process: a node that lost one of its tasks must not go
 /// on as if it had them all.
 pub fn init(format: LogFormat, filter: &str) {
@@ -41,6 +44,7 @@ pub fn init(format: LogFormat, filter: &str) {
             .with(
                 fmt::layer()
                     .with_writer(std::io::stderr)
+                    .log_internal_errors(false)
                     .with_ansi(std::io::stderr().is_terminal())
                     .with_target(false),
             )
@@ -50,6 +54,7 @@ pub fn init(format: LogFormat, filter: &str) {
                 fmt::layer()
                     .json()
                     .flatten_event(true)
+                    .log_internal_errors(false)
                     .with_writer(std::io::stderr),
             )
             .init(),

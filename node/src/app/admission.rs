@@ -15,6 +15,8 @@ use crate::{config::Config, network::Network, storage::Chain};
 
 /// The list is made anew this often even when nothing seems to have changed.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// Most former validators that stay admitted; the first by key stay.
+const FORMER_MAX: usize = 256;
 
 /// What the list is made of.
 pub(super) struct Admission {
@@ -57,13 +59,20 @@ pub(super) fn configured(config: &Config) -> anyhow::Result<Vec<PeerEntry>> {
 pub(super) async fn run(mut admission: Admission) -> anyhow::Result<()> {
     let mut heads = admission.chain.subscribe();
     let mut epoch = None;
+    // Whoever has left the set may still fetch the block that says so, and goes on following.
+    let mut former = BTreeSet::new();
     let (mut dirty, mut registry_speaks) = (true, true);
     loop {
         let validators = Arc::clone(&heads.borrow_and_update().validators);
         if dirty || epoch != Some(validators.epoch()) {
             epoch = Some(validators.epoch());
             dirty = false;
+            former.extend(validators.members().iter().map(|member| member.public_key));
+            while former.len() > FORMER_MAX {
+                former.pop_last();
+            }
             let members = validators.members().iter().map(|member| member.public_key);
+            let members = members.chain(former.iter().copied());
             admission.network.set_allowed(admission.list(members)).await;
         }
         tokio::select! {

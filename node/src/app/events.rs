@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::bail;
-use axolotl_common::Height;
+use axolotl_common::{Height, recovery::SealNote};
 use axolotl_consensus::SignedVote;
 use borsh::BorshDeserialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::Node;
 use crate::{
@@ -24,7 +24,12 @@ pub(super) struct Dispatch {
     pub(super) transactions: Transactions,
     pub(super) sync: SyncHandle,
     pub(super) network: Network,
+    /// Bounds the answers to peers who want a block that is not final.
+    pub(super) serving: Arc<Semaphore>,
 }
+
+/// Peers that are given a block that is not final at a time; further ones ask elsewhere.
+pub(super) const LOCKED_SERVED_MAX: usize = 4;
 
 impl Dispatch {
     /// Works until the network ends.
@@ -51,10 +56,18 @@ impl Dispatch {
             } => {
                 self.transactions.arrived(from, transactions, token);
             }
+            NetworkEvent::Record { from, bytes, token } => {
+                if let Err(token) = self.engine.deliver_record(from, bytes, token) {
+                    tracing::debug!(%from, "a record was dropped: the engine does not keep up");
+                    self.network.ignore(token);
+                }
+            }
             NetworkEvent::StatusOf { peer, status } => {
                 let vote = status.highest_vote_of_you.as_ref();
                 let vote = vote.and_then(|bytes| SignedVote::try_from_slice(bytes).ok());
-                self.engine.highest_vote_seen(peer, vote);
+                let seal = status.seal_of_you.as_ref();
+                let seal = seal.and_then(|bytes| SealNote::try_from_slice(bytes).ok());
+                self.engine.highest_vote_seen(peer, vote, seal);
                 self.sync.peer_height(peer, status.height);
             }
             NetworkEvent::BlocksWanted {
@@ -63,7 +76,20 @@ impl Dispatch {
                 reply,
                 ..
             } => self.sync.serve(first, count, reply),
-            NetworkEvent::Connected(peer) => self.transactions.greet(peer),
+            NetworkEvent::LockedWanted { block, reply } => {
+                // Without room the peer is told nothing, and asks elsewhere.
+                if let Ok(permit) = Arc::clone(&self.serving).try_acquire_owned() {
+                    let engine = self.engine.clone();
+                    drop(tokio::spawn(async move {
+                        reply.send_locked(engine.locked_block(block).await);
+                        drop(permit);
+                    }));
+                }
+            }
+            NetworkEvent::Connected(peer) => {
+                self.engine.peer_connected(peer);
+                self.transactions.greet(peer);
+            }
             NetworkEvent::Disconnected(peer) => self.sync.peer_gone(peer),
         }
     }
@@ -90,7 +116,15 @@ impl BlockSource for SyncedChain {
         match self.chain.raw_blocks(first, count, max_bytes) {
             Ok(blocks) => blocks
                 .into_iter()
-                .map(|(block, certificate)| SyncBlock { block, certificate })
+                .map(|raw| SyncBlock {
+                    records: raw
+                        .records
+                        .iter()
+                        .map(|record| (**record).clone())
+                        .collect(),
+                    block: raw.block,
+                    proof: raw.proof,
+                })
                 .collect(),
             Err(error) => {
                 tracing::warn!(%first, %error, "blocks that a peer asked for cannot be read");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use axolotl_common::{
     NodeId,
     genesis::{DEV_ACCOUNTS, GenesisDocument},
@@ -12,7 +12,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::registry::Registry;
-use crate::{admin::Readiness, config::Config, storage::DataDir};
+use crate::{
+    admin::Readiness,
+    config::{Config, ConfigError},
+    storage::DataDir,
+};
 
 /// The genesis document and the label of this node; `None` when asked to stop before they are
 /// known.
@@ -28,12 +32,14 @@ pub(super) async fn obtain(
 ) -> anyhow::Result<Option<(GenesisDocument, NodeId)>> {
     let known = match &config.genesis_file {
         Some(path) => {
-            let text = std::fs::read(path)
-                .with_context(|| format!("GENESIS_FILE {} cannot be read", path.display()))?;
-            Some(
-                data.set_genesis(&text)
-                    .with_context(|| format!("GENESIS_FILE {}", path.display()))?,
-            )
+            let fault =
+                |why: String| ConfigError(vec![format!("GENESIS_FILE={}: {why}", path.display())]);
+            let text = std::fs::read(path).map_err(|e| fault(e.to_string()))?;
+            let document = GenesisDocument::parse(&text).map_err(|e| fault(e.to_string()))?;
+            // Before it is kept: a document that makes no chain would stay in the way of its
+            // corrected version.
+            ChainSpec::from_document(document).map_err(|e| fault(e.to_string()))?;
+            Some(data.set_genesis(&text)?)
         }
         None => data.genesis()?,
     };

@@ -19,6 +19,7 @@ mod genesis;
 mod registry;
 
 use std::{
+    io::ErrorKind,
     sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
@@ -39,7 +40,7 @@ use crate::{
     admin::{self, Readiness},
     chain_sync,
     config::Config,
-    engine::{Engine, EngineParts, VoteBook},
+    engine::{CONFLICT_RECORD, Engine, EngineParts, StatusBook},
     mempool::{Mempool, MempoolLimits},
     metrics::Metrics,
     network::{self, Network, NetworkConfig, PeerStatus},
@@ -50,6 +51,9 @@ use crate::{
 
 /// Longest time that an orderly end may take.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(8);
+
+/// How long a task that ended waits for the engine to say that it ended first.
+const REASON_WAIT: Duration = Duration::from_millis(500);
 
 /// Tasks whose end ends the process.
 type Critical = JoinSet<anyhow::Result<()>>;
@@ -87,8 +91,23 @@ fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// What to say when an address cannot be listened on.
-fn taken(what: &str, address: std::net::SocketAddr, flag: &str) -> String {
-    format!("{what} cannot listen on {address}; is another node running? Choose another {flag}")
+fn taken(
+    what: &'static str,
+    address: std::net::SocketAddr,
+    flag: &'static str,
+) -> impl FnOnce(std::io::Error) -> anyhow::Error {
+    move |error| {
+        let advice = match error.kind() {
+            ErrorKind::AddrNotAvailable => {
+                "BIND_ADDR is no address of this machine; 0.0.0.0 listens on all that it has".into()
+            }
+            ErrorKind::PermissionDenied => {
+                format!("Choose another {flag}: this user may not listen on it")
+            }
+            _ => format!("is another node running? Choose another {flag}"),
+        };
+        anyhow::anyhow!("{what} cannot listen on {address}: {error}; {advice}")
+    }
 }
 
 async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -103,12 +122,20 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     // Probes are answered from the first moment on.
     let (readiness, ready) = watch::channel(Readiness::Starting("starting".into()));
     let status: Arc<OnceLock<Arc<Node>>> = Arc::new(OnceLock::new());
-    let http = TcpListener::bind(config.http)
+    let http = TcpListener::bind(config.http).await.map_err(taken(
+        "the node's HTTP",
+        config.http,
+        "HTTP_PORT",
+    ))?;
+    let rpc_listener = rpc::bind(config.rpc).map_err(taken("JSON-RPC", config.rpc, "RPC_PORT"))?;
+    // Taken by the network later on; that somebody else has it is told now, before the registry
+    // counts on this node. Of PORT=0 the system chooses here, since it is advertised before that.
+    let p2p = TcpListener::bind(config.p2p)
         .await
-        .with_context(|| taken("the node's HTTP", config.http, "HTTP_PORT"))?;
-    let rpc_listener =
-        rpc::bind(config.rpc).with_context(|| taken("JSON-RPC", config.rpc, "RPC_PORT"))?;
+        .map_err(taken("libp2p", config.p2p, "PORT"))?
+        .local_addr()?;
     let http_address = http.local_addr()?;
+    tracing::info!(address = %http_address, "the node's HTTP is open");
     let rpc_address = rpc_listener.local_addr()?;
     let metrics: Arc<OnceLock<Arc<Metrics>>> = Arc::new(OnceLock::new());
     {
@@ -122,9 +149,8 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         });
         let (ready, shutdown) = (ready.clone(), shutdown.clone());
         critical.spawn(async move {
-            admin::serve(http, ready, source, text, shutdown)
-                .await
-                .context("the node's HTTP failed")
+            rpc::serve_probes(http, admin::router(ready, source, text), shutdown).await;
+            Ok(())
         });
     }
 
@@ -134,7 +160,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         incarnation: data.incarnation(),
         http_url: format!("http://{}:{}", config.advertise_host, http_address.port()),
         rpc_url: format!("http://{}:{}", config.advertise_host, rpc_address.port()),
-        address: multiaddr(&config.advertise_host, config.p2p.port()),
+        address: multiaddr(&config.advertise_host, p2p.port()),
     };
     let registry = match &config.registry {
         Some(settings) => Some(registry::Registry::new(settings, &config, me.clone())?),
@@ -155,7 +181,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         return finish(&data);
     };
     let (log, report) = ConsensusLog::open(&data.consensus_dir())?;
-    let unfit = fitness(&data, &report, &chain);
+    let unfit = fitness(&data, &report)?;
     if let Some(reason) = &unfit {
         tracing::error!(%reason, "this node follows and does not vote; wipe its data directory to let it join anew");
     }
@@ -169,18 +195,18 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     );
 
     let mut metrics_registry = MetricsRegistry::default();
-    let votes = VoteBook::default();
+    let book = StatusBook::default();
     let (network, network_events, network_task) = Network::start(
         NetworkConfig {
             key: key.clone(),
             chain: spec.chain,
-            listen: config.p2p,
+            listen: p2p,
             advertise: vec![me.address.clone()],
             max_block_bytes: spec.max_block_bytes,
             book: Some(data.peers_path()),
             agent: AGENT.to_owned(),
         },
-        status_source(chain.clone(), Arc::clone(&votes)),
+        status_source(chain.clone(), Arc::clone(&book)),
         &mut metrics_registry,
     )
     .await
@@ -200,7 +226,9 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
             network: network.clone(),
             incarnation: data.incarnation(),
             unfit,
-            votes,
+            volume: data.volume_id(),
+            book,
+            data: Arc::clone(&data),
         },
         shutdown.clone(),
     )?;
@@ -237,6 +265,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         transactions: transactions.clone(),
         sync,
         network: network.clone(),
+        serving: Arc::new(tokio::sync::Semaphore::new(events::LOCKED_SERVED_MAX)),
     };
     critical.spawn(dispatch.run(network_events));
     let (registered, registered_peers) = watch::channel(Vec::new());
@@ -278,15 +307,23 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     critical.spawn(events::readiness(Arc::clone(&node), readiness.clone()));
     tracing::info!(node = %label, rpc = %rpc_address, height = chain.head().header.number, "node is up");
 
+    let mut engine_end = std::pin::pin!(wait_for(engine_end));
     let outcome = tokio::select! {
+        biased;
         () = shutdown.cancelled() => Ok(()),
-        Some(ended) = critical.join_next() => match ended {
-            Ok(Ok(())) if shutdown.is_cancelled() => Ok(()),
-            Ok(Ok(())) => Err(anyhow::anyhow!("a task of the node ended by itself")),
-            Ok(Err(error)) => Err(error),
-            Err(error) => Err(error.into()),
+        ended = &mut engine_end => ended,
+        Some(ended) = critical.join_next() => {
+            let error = match ended {
+                Ok(Ok(())) => anyhow::anyhow!("a task of the node ended by itself"),
+                Ok(Err(error)) => error,
+                Err(error) => error.into(),
+            };
+            // What listens to the engine ends with it: then the engine's reason is the one to tell.
+            match tokio::time::timeout(REASON_WAIT, engine_end).await {
+                Ok(Err(reason)) => Err(reason),
+                _ => Err(error),
+            }
         },
-        ended = wait_for(engine_end) => ended,
     };
     readiness.send_replace(Readiness::Stopping);
     shutdown.cancel();
@@ -377,38 +414,35 @@ fn multiaddr(host: &str, port: u16) -> String {
 /// Name and version of the program, as peers are told.
 const AGENT: &str = concat!("axolotl/", env!("CARGO_PKG_VERSION"));
 
-/// Why this node must not vote: its log is not the one that belongs to its key, or lost records.
-fn fitness(data: &DataDir, report: &OpenReport, chain: &Chain) -> Option<String> {
-    let head = chain.head();
-    let member = head.validators.member(&data.key().public())?;
-    if member.volume_id != data.volume_id() {
-        Some(format!(
-            "the epoch names volume {}, this is volume {}",
-            member.volume_id,
-            data.volume_id()
-        ))
-    } else if !data.log_matches_volume() {
+/// Why this node must not vote in any epoch: its log is not the one that belongs to its key, or lost
+/// records, or its chain contradicts a record of the authority. Whether an epoch names this volume is for
+/// consensus to see, epoch by epoch.
+fn fitness(data: &DataDir, report: &OpenReport) -> anyhow::Result<Option<String>> {
+    Ok(if !data.log_matches_volume() {
         Some("the consensus log is missing or belongs to another volume".into())
     } else if !report.damage.is_empty() {
         Some("the consensus log is damaged".into())
     } else {
-        None
-    }
+        let conflict = data.record(CONFLICT_RECORD)?;
+        conflict.map(|why| String::from_utf8_lossy(&why).into_owned())
+    })
 }
 
 /// Answers the status exchange from what is durable.
-fn status_source(chain: Chain, votes: VoteBook) -> network::StatusSource {
+fn status_source(chain: Chain, book: StatusBook) -> network::StatusSource {
     Arc::new(move |peer| {
         let head = chain.head();
-        let votes = votes.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = book.lock().unwrap_or_else(PoisonError::into_inner);
         PeerStatus {
             chain: chain.spec().chain,
             height: head.height(),
             head: Hash(head.hash.0),
             epoch: head.validators.epoch(),
-            sealed: false,
+            sealed: facts.sealed,
+            unfit: facts.unfit,
             version: AGENT.to_owned(),
-            highest_vote_of_you: votes.get(peer).cloned(),
+            highest_vote_of_you: facts.votes.get(peer).cloned(),
+            seal_of_you: facts.seals.get(peer).cloned(),
         }
     })
 }
@@ -448,6 +482,11 @@ impl Node {
             round: engine.round,
             leader: head.last_builder,
             is_validator: engine.is_validator && engine.unfit.is_none(),
+            voting: engine.voting,
+            unfit: engine.unfit,
+            sealed: engine.sealed,
+            pending_epoch: engine.pending,
+            misbehaving: engine.misbehaving.into_iter().collect(),
             syncing: self.sync.status().borrow().syncing,
             peers: reachable.len(),
             reachable,

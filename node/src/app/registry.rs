@@ -7,15 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use axolotl_common::{
-    KeyPair, NodeId, PublicKey, VolumeId,
+    Epoch, Height, KeyPair, NodeId, PublicKey, VolumeId,
     genesis::GenesisDocument,
     registry_api::{
         ConsensusFailure, ControlAnswer, DiscoverResponse, Heartbeat, Order, PeerEntry,
-        RegisterRequest, Role,
+        RecoveryAnswer, RegisterRequest, Role,
     },
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use super::Node;
 use crate::{
     admin::Readiness,
     config::{Config, RegistrySettings},
+    engine::follows_a_seal,
     registry_client::{
         Presence, PresenceUpdate, RegistryClient,
         control::{self, OrderContext, ReceivedOrder},
@@ -36,6 +37,8 @@ use crate::{
 const QUEUE: usize = 64;
 /// How often the registry is asked who else there is, beside its own word on the control stream.
 const DISCOVER_INTERVAL: Duration = Duration::from_secs(5);
+/// Shortest pause between two looks at what changed.
+const CHANGES_PAUSE: Duration = Duration::from_millis(20);
 /// How often it is looked whether blocks come.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// A failure that goes on is reported again this often.
@@ -143,6 +146,9 @@ impl Registry {
         let (updates, told) = mpsc::channel(QUEUE);
         let (node, registry) = (Arc::clone(&report.node), Arc::clone(&this));
         let genesis = Arc::clone(node.chain.spec());
+        let prompt = Arc::new(Notify::new());
+        let (admitted, mut admission) = watch::channel(false);
+        tasks.spawn(watch_changes(Arc::clone(&node), Arc::clone(&prompt)));
         let presence = Presence {
             client: this.client.clone(),
             request: {
@@ -152,6 +158,8 @@ impl Registry {
             heartbeat: move |seq| heartbeat(&node, seq),
             updates,
             interval: Some(this.settings.heartbeat_interval),
+            prompt: Arc::clone(&prompt),
+            admitted,
         };
         let shutdown = report.shutdown.clone();
         tasks.spawn(async move {
@@ -179,6 +187,11 @@ impl Registry {
             let (client, data, shutdown) =
                 (this.client.clone(), report.data, report.shutdown.clone());
             tasks.spawn(async move {
+                // A second process with this key, which the registry refuses, must not take the stream
+                // from the first one.
+                if admission.wait_for(|admitted| *admitted).await.is_err() {
+                    return Ok(());
+                }
                 let persist = move |number: u64| {
                     data.write_record(ORDER_RECORD, &number.to_le_bytes())
                         .map_err(std::io::Error::other)
@@ -187,20 +200,30 @@ impl Registry {
                     .await
                     .context("the control stream failed")
             });
-            let node_id = report.node.label.clone();
-            tasks.spawn(obey(
-                this.client.clone(),
-                node_id,
-                received,
+            let servant = Servant {
+                client: this.client.clone(),
+                node: report.node,
                 registered,
-                report.shutdown,
-            ));
+                prompt,
+                shutdown: report.shutdown,
+                refused: None,
+            };
+            tasks.spawn(servant.obey(received));
         }
         while let Some(ended) = tasks.join_next().await {
             ended??;
         }
         Ok(())
     }
+}
+
+/// A node that is at most so many blocks behind is level with the others: under load every node is, now
+/// and then, a block behind what it heard of.
+const LEVEL_BLOCKS: u64 = 5;
+
+/// Whether the node is on its way to the others, by more than the block or two of every day.
+fn is_behind(node: &Node, syncing: bool, height: Height) -> bool {
+    syncing && node.highest_known().0 > height.0 + LEVEL_BLOCKS
 }
 
 fn heartbeat(node: &Node, seq: u64) -> Heartbeat {
@@ -215,8 +238,60 @@ fn heartbeat(node: &Node, seq: u64) -> Heartbeat {
         tx_pool_size: status.tx_pool_size,
         peers: status.peers,
         reachable: status.reachable,
-        syncing: status.syncing,
+        syncing: is_behind(node, status.syncing, status.height),
         last_commit_age_ms: status.last_commit_age_ms,
+        voting: status.voting,
+        unfit: status.unfit,
+        sealed: status.sealed,
+    }
+}
+
+/// What the registry is to hear of at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    epoch: Epoch,
+    voting: bool,
+    unfit: bool,
+    sealed: Option<Epoch>,
+    syncing: bool,
+    reachable: Vec<PublicKey>,
+}
+
+impl Told {
+    fn of(node: &Node) -> Self {
+        let status = node.status();
+        Self {
+            epoch: status.epoch,
+            voting: status.voting,
+            unfit: status.unfit.is_some(),
+            sealed: status.sealed,
+            syncing: is_behind(node, status.syncing, status.height),
+            reachable: status.reachable,
+        }
+    }
+}
+
+/// Asks for a heartbeat whenever something changed that the registry acts on.
+async fn watch_changes(node: Arc<Node>, prompt: Arc<Notify>) -> anyhow::Result<()> {
+    let (mut engine, mut sync) = (node.engine.status(), node.sync.status());
+    let mut peers = node.network.watch_peers();
+    let mut told = Told::of(&node);
+    loop {
+        tokio::select! {
+            changed = engine.changed() => changed.context("the engine ended")?,
+            changed = sync.changed() => changed.context("sync ended")?,
+            changed = peers.changed() => changed.context("the network ended")?,
+        }
+        engine.borrow_and_update();
+        sync.borrow_and_update();
+        peers.borrow_and_update();
+        let now = Told::of(&node);
+        if now != told {
+            told = now;
+            prompt.notify_one();
+        }
+        // The engine's status changes with every round and height: look at it now and then.
+        tokio::time::sleep(CHANGES_PAUSE).await;
     }
 }
 
@@ -332,32 +407,88 @@ async fn watch_blocks(
 }
 
 /// Carries out orders whose signature and number were checked.
-async fn obey(
+struct Servant {
     client: RegistryClient,
-    node_id: NodeId,
-    mut orders: mpsc::Receiver<ReceivedOrder>,
+    node: Arc<Node>,
     registered: Arc<watch::Sender<Vec<PeerEntry>>>,
+    prompt: Arc<Notify>,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    while let Some(ReceivedOrder { number, order }) = orders.recv().await {
-        let answer = ControlAnswer {
-            node_id: node_id.clone(),
-            number,
-            done: true,
-            detail: String::new(),
-        };
-        if let Err(error) = client.answer(&answer).await {
-            tracing::debug!(%error, "an order was not answered");
-        }
-        match order {
-            Order::Peers { peers } => merge(&registered, peers),
-            Order::Stop { reason } => {
+    /// Why the start of the registry that speaks is refused.
+    refused: Option<String>,
+}
+
+impl Servant {
+    async fn obey(mut self, mut orders: mpsc::Receiver<ReceivedOrder>) -> anyhow::Result<()> {
+        while let Some(ReceivedOrder { number, order }) = orders.recv().await {
+            let introduced = matches!(order, Order::Meet { .. });
+            let reason = match &order {
+                Order::Stop { reason } => Some(reason.clone()),
+                _ => None,
+            };
+            let (outcome, recovery) = match refusal(self.refused.as_ref(), &order) {
+                Some(why) => (Err(why), None),
+                None => self.carry_out(order).await,
+            };
+            if introduced {
+                self.refused = outcome.as_ref().err().cloned();
+            }
+            let stop = reason.filter(|_| outcome.is_ok());
+            let answer = ControlAnswer {
+                node_id: self.node.label.clone(),
+                number,
+                done: outcome.is_ok(),
+                detail: outcome.unwrap_or_else(|why| why),
+                recovery,
+            };
+            if let Err(error) = self.client.answer(&answer).await {
+                tracing::debug!(%error, "an order was not answered");
+            }
+            if let Some(reason) = stop {
                 tracing::info!(%reason, "the registry orders this node to stop");
-                shutdown.cancel();
+                self.shutdown.cancel();
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Does what is not left until after the answer; the error says why it was not done.
+    async fn carry_out(
+        &self,
+        order: Order,
+    ) -> (Result<String, String>, Option<Box<RecoveryAnswer>>) {
+        let plain = match order {
+            Order::Peers { peers } => {
+                merge(&self.registered, peers);
+                Ok(String::new())
+            }
+            Order::Stop { .. } => Ok(String::new()),
+            Order::EpochRecord { record } if !follows_a_seal(&record) => {
+                self.node.engine.order_record(record).await
+            }
+            Order::Probe => {
+                self.prompt.notify_one();
+                Ok(String::new())
+            }
+            order @ (Order::EpochRecord { .. }
+            | Order::Meet { .. }
+            | Order::Survey { .. }
+            | Order::Seal { .. }
+            | Order::Stage { .. }) => {
+                let answer = self.node.engine.obey(order).await;
+                return (answer.outcome, Some(answer.recovery));
+            }
+        };
+        (plain, None)
+    }
+}
+
+/// Why an order is not looked at: the start of the registry that speaks was refused. What it says of
+/// peers is of use all the same, and it may introduce itself again.
+fn refusal(refused: Option<&String>, order: &Order) -> Option<String> {
+    match order {
+        Order::Peers { .. } | Order::Meet { .. } => None,
+        _ => refused.map(|why| format!("this start of the registry is refused: {why}")),
+    }
 }
 
 /// Number of the last order taken, 0 before the first.
@@ -407,6 +538,28 @@ mod tests {
                 entry(2, "/ip4/127.0.0.1/tcp/2")
             ]
         );
+    }
+
+    #[test]
+    fn a_refused_registry_is_heard_of_peers_only() {
+        let why = "older".to_owned();
+        let meet = Order::Meet {
+            starts: Vec::new(),
+            take_over: true,
+        };
+        let stop = Order::Stop {
+            reason: String::new(),
+        };
+        let peers = Order::Peers { peers: Vec::new() };
+        for (order, heard) in [
+            (peers, true),
+            (meet, true),
+            (stop, false),
+            (Order::Probe, false),
+        ] {
+            assert_eq!(refusal(None, &order), None, "{order:?}");
+            assert_eq!(refusal(Some(&why), &order).is_none(), heard, "{order:?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) const MAX_RANGES: usize = 16;
 pub(crate) const MAX_OPEN_PER_PEER: usize = 2;
 /// Bytes of blocks that wait to be applied, open requests counted in full; at the bound only the range
 /// that is due next is asked for.
-pub(crate) const MAX_BUFFERED_BYTES: usize = 32 << 20;
+pub(crate) const MAX_BUFFERED_BYTES: usize = 56 << 20;
 /// Peers whose heights are known; further ones are left out.
 pub(crate) const MAX_PEERS: usize = 256;
 /// A request without an answer for so long is asked elsewhere.
@@ -270,14 +270,14 @@ impl State {
             actions.push(Action::Charge(peer, Fault::Unanswered));
             return self.strike(now, &peer);
         }
-        let heights = blocks.iter().map(|block| block.certificate.height.0);
+        let heights = blocks.iter().map(|block| block.height().0);
         if blocks.len() as u64 > end - start + 1 || !heights.eq(start..start + blocks.len() as u64)
         {
             actions.push(Action::Charge(peer, Fault::InvalidBlock));
             return self.strike(now, &peer);
         }
         let last = start + blocks.len() as u64 - 1;
-        let bytes = blocks.iter().map(size).sum();
+        let bytes = blocks.iter().map(SyncBlock::size).sum();
         let stage = Stage::Ready {
             peer,
             blocks,
@@ -364,7 +364,7 @@ impl State {
             }
             if let Stage::Ready { blocks, bytes, .. } = &mut entry.get_mut().stage {
                 blocks.drain(..(self.tip - start + 1) as usize);
-                *bytes = blocks.iter().map(size).sum();
+                *bytes = blocks.iter().map(SyncBlock::size).sum();
             }
             let range = entry.remove();
             self.ranges.insert(self.tip + 1, range);
@@ -374,17 +374,18 @@ impl State {
     /// Whether to fetch.
     fn decide(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let target = self.target(now);
+        // A message of height h is sent by whoever has block h - 1.
+        let hinted = self.hint.saturating_sub(1);
         if target <= self.tip {
             self.active = false;
         } else if !self.active {
             let still = now.saturating_sub(self.moved);
-            let hinted = self.hint > self.tip + 1 && still >= HINT_PATIENCE;
+            let hinted = hinted > self.tip && still >= HINT_PATIENCE;
             self.active = target - self.tip >= LAG_AT_ONCE || still >= PATIENCE || hinted;
         }
-        // A message of height h is sent by whoever has block h - 1: statuses are older than that.
-        let stale = self.hint > target + 1
-            && self.hint > self.tip + 1
-            && now.saturating_sub(self.moved) >= HINT_PATIENCE;
+        // Statuses are older than that.
+        let stale =
+            hinted > target.max(self.tip) && now.saturating_sub(self.moved) >= HINT_PATIENCE;
         let due = self.refreshed.is_none_or(|at| now - at >= REFRESH_INTERVAL);
         if stale && due {
             self.refreshed = Some(now);
@@ -491,10 +492,6 @@ impl State {
         };
         self.ranges.values().map(bytes).sum()
     }
-}
-
-fn size(block: &SyncBlock) -> usize {
-    block.block.len() + 96 * block.certificate.signatures.len()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 
 use alloy_primitives::Bytes;
-use axolotl_common::{CommitCertificate, Epoch, Hash, KeyPair, Round};
+use axolotl_common::{BlockProof, CommitCertificate, Epoch, Hash, KeyPair, Round};
 use proptest::prelude::*;
 
 use super::*;
@@ -19,14 +19,15 @@ fn block(height: u64, good: bool, bytes: usize) -> SyncBlock {
     let mut content = vec![0; bytes.max(1)];
     content[0] = u8::from(good);
     SyncBlock {
+        records: Vec::new(),
         block: Bytes::from(content),
-        certificate: CommitCertificate {
+        proof: BlockProof::Certificate(CommitCertificate {
             epoch: Epoch(0),
             height: Height(height),
             round: Round(0),
             block: Hash([0; 32]),
             signatures: Vec::new(),
-        },
+        }),
     }
 }
 
@@ -53,6 +54,17 @@ fn asked(count: u64) -> (State, RequestId) {
     let (id, whom, from, asked) = request(&actions[0]);
     assert_eq!((whom, from, u64::from(asked)), (peer(1), 1, count));
     (state, id)
+}
+
+#[test]
+fn a_claim_of_any_height_is_a_claim_and_no_more() {
+    for claim in [axolotl_common::ids::MAX_HEIGHT, u64::MAX] {
+        let mut state = State::new(Height(5));
+        state.step(ms(0), Input::Behind(Height(claim)));
+        let actions = state.step(ms(600), Input::Claim(peer(1), Height(claim)));
+        assert_eq!(request(&actions[0]), (0, peer(1), 6, 128), "{actions:?}");
+        assert!(!state.status(ms(600)).caught_up());
+    }
 }
 
 #[test]
@@ -321,7 +333,7 @@ impl World {
             Pending::Apply(blocks) => {
                 let mut refused = false;
                 for block in blocks {
-                    let height = block.certificate.height.0;
+                    let height = block.height().0;
                     if height <= self.tip {
                         continue;
                     }

@@ -5,6 +5,7 @@ use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256, hex};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
+use zeroize::Zeroizing;
 
 /// Secret keys of the ten accounts of the mnemonic "test test … junk", in the order of
 /// [`axolotl_common::genesis::DEV_ACCOUNTS`]. They are published in every Ethereum tutorial: whoever
@@ -78,6 +79,11 @@ impl Account {
         self.0.address()
     }
 
+    /// Its secret key.
+    pub fn secret(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes().0)
+    }
+
     /// A signed type-2 transfer.
     pub fn transfer(
         &self,
@@ -97,6 +103,11 @@ impl Account {
             value,
             ..TxEip1559::default()
         };
+        self.sign(transaction)
+    }
+
+    /// Signs a type-2 transaction.
+    pub fn sign(&self, transaction: TxEip1559) -> Signed {
         let signature = self
             .0
             .sign_hash_sync(&transaction.signature_hash())
@@ -106,6 +117,12 @@ impl Account {
             hash: *envelope.tx_hash(),
             raw: envelope.encoded_2718().into(),
         }
+    }
+}
+
+impl From<PrivateKeySigner> for Account {
+    fn from(signer: PrivateKeySigner) -> Self {
+        Self(signer)
     }
 }
 

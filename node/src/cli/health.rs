@@ -4,6 +4,9 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
+use serde_json::json;
+
+use super::{options::OutputArgs, output};
 
 /// Arguments of `axolotl health`.
 #[derive(Args, Clone, Debug)]
@@ -17,34 +20,46 @@ pub struct HealthArgs {
     /// Give up after this long.
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: Duration,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Prints the node's answer. The exit code is 0 when it is well, 1 when it is not or is silent.
 ///
 /// # Errors
-/// When the HTTP client cannot be set up.
+/// When the HTTP client cannot be set up, or standard output is closed.
 pub async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
     let probe = if args.ready { "readyz" } else { "livez" };
     let url = format!("http://127.0.0.1:{}/{probe}", args.http_port);
     let answer = super::http_client(args.timeout)?.get(&url).send().await;
-    let response = match answer {
-        Ok(response) => response,
-        Err(error) => {
-            eprintln!(
-                "no node answers at {url}: {}\nIs it running, and is HTTP_PORT its port?",
-                super::cause(&error)
-            );
-            return Ok(ExitCode::FAILURE);
+    let (well, status, detail) = match answer {
+        Ok(response) => {
+            let code = response.status();
+            let body = response.text().await.unwrap_or_default();
+            (code.is_success(), Some(code), body.trim().to_owned())
         }
+        Err(error) => (false, None, super::cause(&error)),
     };
-    let code = response.status();
-    let body = response.text().await.unwrap_or_default();
-    let body = body.trim();
-    if code.is_success() {
-        println!("{}", if body.is_empty() { "ok" } else { body });
-        Ok(ExitCode::SUCCESS)
+    if args.output.json {
+        output::print_json(&json!({
+            "url": url,
+            "well": well,
+            "status": status.map(|code| code.as_u16()),
+            "detail": detail,
+        }))?;
+    } else if well {
+        let words = if detail.is_empty() { "ok" } else { &detail };
+        output::print(&format!("{words}\n"))?;
+    } else if let Some(code) = status {
+        output::note(&format!("{url} answered {code}: {detail}"));
     } else {
-        eprintln!("{url} answered {code}: {body}");
-        Ok(ExitCode::FAILURE)
+        output::note(&format!(
+            "no node answers at {url}: {detail}\nIs it running, and is HTTP_PORT its port?"
+        ));
     }
+    Ok(if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -204,6 +204,31 @@ impl JsonRpc {
         digits.parse().map_err(|_| unexpected(method, &answer))
     }
 
+    /// Suggested payment to the builder, wei per gas.
+    ///
+    /// # Errors
+    /// Any [`RpcError`].
+    pub async fn priority_fee(&self) -> Result<u64, RpcError> {
+        self.quantity("eth_maxPriorityFeePerGas", json!([])).await
+    }
+
+    /// Gas that a transaction needs; `transaction` has the fields of `eth_estimateGas`.
+    ///
+    /// # Errors
+    /// Any [`RpcError`].
+    pub async fn estimate_gas(&self, transaction: Value) -> Result<u64, RpcError> {
+        self.quantity("eth_estimateGas", json!([transaction])).await
+    }
+
+    /// What `method` gives for a hash, as the node wrote it; `None` when there is no such thing.
+    ///
+    /// # Errors
+    /// Any [`RpcError`].
+    pub async fn by_hash(&self, method: &str, hash: B256) -> Result<Option<Value>, RpcError> {
+        let answer = self.call(method, json!([hash])).await?;
+        Ok((!answer.is_null()).then_some(answer))
+    }
+
     /// Hands a signed transaction in.
     ///
     /// # Errors
@@ -309,7 +334,8 @@ fn unexpected(method: &str, answer: &Value) -> RpcError {
     }
 }
 
-fn quantity(value: &Value) -> Option<u64> {
+/// A number of Ethereum's JSON.
+pub(super) fn quantity(value: &Value) -> Option<u64> {
     u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
 }
 

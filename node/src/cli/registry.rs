@@ -1,6 +1,6 @@
 //! What the commands ask of the registry.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use axolotl_common::registry_api::{Problem, StatusResponse};
@@ -14,10 +14,19 @@ pub const DEFAULT_REGISTRY_URL: &str = "http://127.0.0.1:9090";
 /// # Errors
 /// When the registry cannot be asked or refuses; the text says what to do.
 pub async fn status_json(registry_url: &str, timeout: Duration) -> anyhow::Result<Value> {
+    Ok(status_and_date(registry_url, timeout).await?.0)
+}
+
+/// As [`status_json`], with the time on the registry's clock, if its answer says one.
+///
+/// # Errors
+/// As [`status_json`].
+pub async fn status_and_date(
+    registry_url: &str,
+    timeout: Duration,
+) -> anyhow::Result<(Value, Option<SystemTime>)> {
     let base = registry_url.trim_end_matches('/');
-    if !base.starts_with("http://") {
-        bail!("--registry-url {registry_url:?}: expected an address that begins with http://");
-    }
+    super::options::check_url("--registry", base)?;
     let response = super::http_client(timeout)?
         .get(format!("{base}/status"))
         .send()
@@ -26,11 +35,16 @@ pub async fn status_json(registry_url: &str, timeout: Duration) -> anyhow::Resul
             anyhow!(
                 "no registry answers at {base}: {}\n\
                  Start a local system with ./scripts/start-auto-scaling.sh --local, or name another \
-                 registry with --registry-url or REGISTRY_URL.",
+                 registry with --registry or REGISTRY_URL.",
                 super::cause(&error)
             )
         })?;
     let code = response.status();
+    let date = response
+        .headers()
+        .get("date")
+        .and_then(|date| date.to_str().ok());
+    let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
     let body = response
         .bytes()
         .await
@@ -39,12 +53,15 @@ pub async fn status_json(registry_url: &str, timeout: Duration) -> anyhow::Resul
         let detail = serde_json::from_slice::<Problem>(&body).map(|problem| problem.detail);
         bail!(
             "the registry at {base} answered {code}: {}",
-            detail.unwrap_or_else(|_| "look into its log".to_owned())
+            detail.unwrap_or_else(
+                |_| "is it a registry? Check --registry, or look into its log".to_owned()
+            )
         );
     }
-    serde_json::from_slice(&body).with_context(|| {
-        format!("what answers at {base} is not an Axolotl registry; check --registry-url")
-    })
+    let status = serde_json::from_slice(&body).with_context(|| {
+        format!("what answers at {base} is not an Axolotl registry; check --registry")
+    })?;
+    Ok((status, date))
 }
 
 /// `GET /status`.

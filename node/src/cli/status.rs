@@ -1,8 +1,6 @@
 //! `axolotl status`: the whole picture, as the registry sees it, in a table.
 
 use std::{
-    fmt::Write as _,
-    io::IsTerminal,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
@@ -10,20 +8,22 @@ use std::{
 use axolotl_common::registry_api::{NodeState, NodeStatus, Role, RuntimeInfo, StatusResponse};
 use clap::Args;
 
-use super::registry::{self, DEFAULT_REGISTRY_URL};
+use super::{
+    options::{OutputArgs, RegistryArgs},
+    output::{self, Colour, ColourArgs},
+    registry,
+    table::{self, Cell, plain},
+};
 
 /// Arguments of `axolotl status`.
 #[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
-    /// Registry to ask.
-    #[arg(long, env = "REGISTRY_URL", default_value = DEFAULT_REGISTRY_URL, value_name = "URL")]
-    pub registry_url: String,
-    /// Print the registry's answer as JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Never colour the output; it is only coloured on a terminal anyway.
-    #[arg(long, env = "NO_COLOR")]
-    pub no_color: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    colour: ColourArgs,
     /// Give up after this long.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: Duration,
@@ -34,51 +34,24 @@ pub struct StatusArgs {
 /// # Errors
 /// When the registry cannot be asked; the text says what to do.
 pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let value = registry::status_json(&args.registry_url, args.timeout).await?;
-    if args.json {
-        println!("{value:#}");
+    let value = registry::status_json(args.registry.url(), args.timeout).await?;
+    if args.output.json {
+        output::print_json(&value)?;
         return Ok(ExitCode::SUCCESS);
     }
     let status = registry::read_status(value)?;
-    let colours = !args.no_color && std::io::stdout().is_terminal();
-    print!("{}", render(&status, SystemTime::now(), colours));
+    output::print(&render(&status, SystemTime::now(), args.colour.on()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// ANSI colours of the table.
-#[derive(Clone, Copy)]
-enum Colour {
-    Plain,
-    Green,
-    Yellow,
-    Red,
-    Faint,
-}
-
-impl Colour {
-    fn paint(self, text: &str, on: bool) -> String {
-        let code = match self {
-            Self::Plain => return text.to_owned(),
-            Self::Green => "32",
-            Self::Yellow => "33",
-            Self::Red => "31",
-            Self::Faint => "2",
-        };
-        if on {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-
-    fn of(state: NodeState) -> Self {
-        match state {
-            NodeState::Healthy => Self::Green,
-            NodeState::Starting | NodeState::Syncing | NodeState::Draining => Self::Yellow,
-            NodeState::Stopped => Self::Faint,
-            NodeState::Unreachable | NodeState::Failed | NodeState::Unfit | NodeState::Sealed => {
-                Self::Red
-            }
+/// The colour of a state.
+pub(super) fn colour_of(state: NodeState) -> Colour {
+    match state {
+        NodeState::Healthy => Colour::Green,
+        NodeState::Starting | NodeState::Syncing | NodeState::Draining => Colour::Yellow,
+        NodeState::Stopped => Colour::Faint,
+        NodeState::Unreachable | NodeState::Failed | NodeState::Unfit | NodeState::Sealed => {
+            Colour::Red
         }
     }
 }
@@ -132,7 +105,8 @@ pub fn render(status: &StatusResponse, now: SystemTime, colours: bool) -> String
         line(&mut text, &format!("Quorum {}: {words}", status.quorum));
     }
     if let Some(recovery) = &status.recovery {
-        let words = Colour::Yellow.paint(recovery, colours);
+        let words = format!("{}: {}", recovery.phase.as_str(), recovery.summary);
+        let words = Colour::Yellow.paint(&words, colours);
         line(&mut text, &format!("Recovery: {words}"));
     }
     for warning in &status.warnings {
@@ -145,23 +119,8 @@ pub fn render(status: &StatusResponse, now: SystemTime, colours: bool) -> String
     text.push('\n');
     let mut nodes: Vec<&NodeStatus> = status.nodes.values().collect();
     nodes.sort_by_key(|node| (node.id.number().unwrap_or(u64::MAX), node.id.clone()));
-    let rows: Vec<[(String, Colour); 9]> = nodes.iter().map(|node| row(node, now)).collect();
-    let widths: Vec<usize> = (0..HEADINGS.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].0.chars().count());
-            cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
-        })
-        .collect();
-    let headings = HEADINGS.map(|heading| (heading.to_owned(), Colour::Faint));
-    for cells in std::iter::once(&headings).chain(&rows) {
-        let mut out = String::new();
-        for ((cell, colour), width) in cells.iter().zip(&widths) {
-            // Padded before it is painted: escape codes have no width.
-            let padded = format!("{cell:<width$}");
-            let _ = write!(out, "{}  ", colour.paint(&padded, colours));
-        }
-        line(&mut text, &out);
-    }
+    let rows: Vec<[Cell; 9]> = nodes.iter().map(|node| row(node, now)).collect();
+    text.push_str(&table::render(HEADINGS, &rows, colours));
     for node in nodes {
         if let Some(detail) = &node.detail {
             line(&mut text, &format!("{}: {detail}", node.id));
@@ -170,8 +129,7 @@ pub fn render(status: &StatusResponse, now: SystemTime, colours: bool) -> String
     text
 }
 
-fn row(node: &NodeStatus, now: SystemTime) -> [(String, Colour); 9] {
-    let plain = |text: String| (text, Colour::Plain);
+fn row(node: &NodeStatus, now: SystemTime) -> [Cell; 9] {
     let role = if node.is_leader {
         "leader"
     } else {
@@ -184,7 +142,7 @@ fn row(node: &NodeStatus, now: SystemTime) -> [(String, Colour); 9] {
     };
     [
         plain(node.id.to_string()),
-        (state(node.state).to_owned(), Colour::of(node.state)),
+        (state(node.state).to_owned(), colour_of(node.state)),
         plain(role.to_owned()),
         plain(node.height.to_string()),
         plain(node.peers.to_string()),
@@ -200,7 +158,7 @@ fn row(node: &NodeStatus, now: SystemTime) -> [(String, Colour); 9] {
     ]
 }
 
-fn role(role: Role) -> &'static str {
+pub(super) fn role(role: Role) -> &'static str {
     match role {
         Role::Validator => "validator",
         Role::Learner => "learner",
@@ -209,7 +167,7 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn state(state: NodeState) -> &'static str {
+pub(super) fn state(state: NodeState) -> &'static str {
     match state {
         NodeState::Starting => "starting",
         NodeState::Syncing => "syncing",
@@ -240,6 +198,7 @@ fn seen(time: &str, now: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axolotl_common::registry_api::RecoveryStatus;
     use serde_json::{Value, json};
 
     fn node(number: u64, leader: bool) -> Value {
@@ -247,7 +206,7 @@ mod tests {
             "is_leader": leader, "is_healthy": true, "last_seen": "2026-01-01T00:00:00Z",
             "height": 128, "tx_pool_size": 0, "peer_id": "12D3KooW", "addresses": [],
             "http_url": "http://127.0.0.1:8080", "rpc_url": "http://127.0.0.1:8545",
-            "public_rpc_url": null, "role": "validator", "state": "healthy", "peers": 3,
+            "public_rpc_url": null, "role": "validator", "state": "healthy", "voting": true, "peers": 3,
             "incarnation": 1, "version": "0.1.0", "managed": true,
             "runtime": {"kind": "process", "pid": 1_000 + number}})
     }
@@ -257,7 +216,7 @@ mod tests {
             "target_nodes": 4, "consensus_possible": true, "scale_threshold": 2, "quorum": 3,
             "epoch": 0, "height": 128, "leader": "node2", "recovery": null,
             "registration": "token", "genesis_hash": null, "chain_id": 7777, "forming": null,
-            "warnings": [], "nodes": {"node10": node(10, false), "node2": node(2, true)}});
+            "warnings": [], "plan": [], "decisions": [], "nodes": {"node10": node(10, false), "node2": node(2, true)}});
         registry::read_status(value).unwrap()
     }
 
@@ -284,7 +243,10 @@ node10  healthy  validator  128     3      0     2 min ago  http://127.0.0.1:854
     fn colours_change_no_column() {
         let mut status = status();
         status.warnings.push("the clock of node2 is off".to_owned());
-        status.recovery = Some("probing".to_owned());
+        status.recovery = Some(RecoveryStatus {
+            summary: "a quorum is missing".to_owned(),
+            ..RecoveryStatus::default()
+        });
         let plain = render(&status, now(), false);
         let mut painted = render(&status, now(), true);
         assert!(!plain.contains('\x1b') && painted.contains('\x1b'));

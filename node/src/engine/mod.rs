@@ -13,35 +13,49 @@
 //! The runner lives on a thread of its own with a single-threaded runtime: it syncs the consensus
 //! log itself, and no other task waits for that. The worker thread is the only writer of the chain.
 //!
+//! A planned record of the registry waits in the runner until a block carries it: [`records`]. What the
+//! engine does when a quorum is lost: [`recovery`].
+//!
 //! Guarantees: effects are performed strictly in order; a failed write ends the process before
 //! anything that depends on it leaves it; a height begins only after the block before it is durable.
 
+mod records;
+mod recovery;
 mod runner;
 mod timers;
 mod worker;
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
+    collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use alloy_primitives::Bytes;
-use axolotl_common::{Epoch, Height, KeyPair, PublicKey, Round};
+use axolotl_common::{
+    Epoch, Hash, Height, KeyPair, PublicKey, Round, SignedRecord, VolumeId,
+    recovery::SealNote,
+    registry_api::{Order, RecoveryAnswer},
+};
 use axolotl_consensus::{HeightStart, SignedVote};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::worker::{base_fee_above, sender_state};
+pub use self::recovery::{OrderAnswer, StatusBook, StatusFacts};
 use self::{
+    recovery::ORDER_PATIENCE,
     runner::Runner,
     worker::{JOB_QUEUE, Job, Worker},
+};
+pub(crate) use self::{
+    recovery::follows_a_seal,
+    worker::{base_fee_above, sender_state},
 };
 use crate::{
     chain_sync::ApplyError,
     mempool::Mempool,
     network::{MessageToken, Network, SyncBlock},
-    storage::{Chain, ConsensusLog},
+    storage::{Chain, ConsensusLog, DataDir},
 };
 
 /// Messages from peers that may wait for the engine; beyond that they are dropped and counted
@@ -51,6 +65,14 @@ const INBOX: usize = 4_096;
 /// two never wait for each other.
 const DONE_QUEUE: usize = 4 * JOB_QUEUE;
 
+/// An order is given up when the engine has not looked at it for so long: it waits for blocks that
+/// its disk lost, and the registry sends the order again.
+const RECORD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Name of the small record in the data directory that says how the chain contradicts a record of the
+/// authority: such a volume votes no more.
+pub const CONFLICT_RECORD: &str = "conflict";
+
 /// What reaches the engine from outside.
 enum Inbound {
     /// A message of consensus, not yet authenticated.
@@ -59,11 +81,35 @@ enum Inbound {
         bytes: Bytes,
         token: MessageToken,
     },
-    /// A peer's answer to "what is the highest vote of mine that you hold?".
+    /// A peer's answer to "what is the highest vote of mine that you hold?", and its word of a seal.
     HighestVote {
         from: PublicKey,
         vote: Option<SignedVote>,
+        seal: Option<SealNote>,
     },
+    /// An order about a recovery, answered with what became of it.
+    Ordered {
+        order: Box<Order>,
+        reply: oneshot::Sender<OrderAnswer>,
+    },
+    /// A peer asks for a block that is not final.
+    LockedWanted {
+        block: Hash,
+        reply: oneshot::Sender<Option<Bytes>>,
+    },
+    /// A planned record, by order of the registry; answered with what became of it.
+    RecordOrdered {
+        record: Box<SignedRecord>,
+        reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// A record from a peer, not looked at yet.
+    RecordGossiped {
+        from: PublicKey,
+        bytes: Bytes,
+        token: MessageToken,
+    },
+    /// A peer that may lack the record which waits, or the one in force.
+    Connected(PublicKey),
 }
 
 /// How consensus fares.
@@ -75,10 +121,19 @@ pub struct EngineStatus {
     pub round: Round,
     /// Epoch that governs it.
     pub epoch: Epoch,
-    /// Whether this node votes.
+    /// Whether this node is a member of the epoch.
     pub is_validator: bool,
-    /// Why this node must not vote although it is a member.
+    /// Whether it votes in it: a member whose volume the record names and whose amnesia check is
+    /// through.
+    pub voting: bool,
+    /// Epoch of the planned record that waits for a block.
+    pub pending: Option<Epoch>,
+    /// Why this node must not vote with this volume.
     pub unfit: Option<String>,
+    /// It is sealed in this epoch and all before it.
+    pub sealed: Option<Epoch>,
+    /// Validators that this process saw sign two things in one place; as many as a record may name.
+    pub misbehaving: BTreeSet<PublicKey>,
     /// Since when there is work that no block has taken up.
     pub work_since: Option<Instant>,
     /// When votes last decided a block in this process.
@@ -101,17 +156,17 @@ pub struct EngineParts {
     pub log: ConsensusLog,
     /// Why this node must not vote although it may be a member; it follows then.
     pub unfit: Option<String>,
+    /// Data directory of this node.
+    pub volume: VolumeId,
     /// The network.
     pub network: Network,
     /// Starts of the data directory.
     pub incarnation: u64,
     /// Where the engine keeps what the status exchange answers from.
-    pub votes: VoteBook,
+    pub book: StatusBook,
+    /// The data directory: keeps what was promised in a recovery.
+    pub data: Arc<DataDir>,
 }
-
-/// Highest vote of each validator in the durable log of this node, borsh; read by the status
-/// exchange.
-pub type VoteBook = Arc<Mutex<BTreeMap<PublicKey, Bytes>>>;
 
 /// Speaks to the engine.
 #[derive(Clone)]
@@ -195,11 +250,100 @@ impl Engine {
         }
     }
 
-    /// Hands over what a peer knows of this node's highest vote. Statuses come every second, so one
-    /// that finds no room is not missed.
-    pub fn highest_vote_seen(&self, from: PublicKey, vote: Option<SignedVote>) {
-        if self.status.borrow().asks_for_votes {
-            drop(self.inbox.try_send(Inbound::HighestVote { from, vote }));
+    /// Hands over what a peer knows of this node's highest vote and of its seal. Statuses come every
+    /// second, so one that finds no room is not missed.
+    pub fn highest_vote_seen(
+        &self,
+        from: PublicKey,
+        vote: Option<SignedVote>,
+        seal: Option<SealNote>,
+    ) {
+        let news = {
+            let status = self.status.borrow();
+            status.asks_for_votes || seal.is_some_and(|seal| status.sealed < Some(seal.epoch))
+        };
+        if news {
+            drop(
+                self.inbox
+                    .try_send(Inbound::HighestVote { from, vote, seal }),
+            );
+        }
+    }
+
+    /// Carries out an order about a recovery, or puts a recovery record into force.
+    pub async fn obey(&self, order: Order) -> OrderAnswer {
+        let failed = |why: &str| OrderAnswer {
+            outcome: Err(why.to_owned()),
+            recovery: Box::new(RecoveryAnswer::default()),
+        };
+        let (reply, answer) = oneshot::channel();
+        let order = Box::new(order);
+        let busy = "the engine is busy; send the order again";
+        if self
+            .inbox
+            .try_send(Inbound::Ordered { order, reply })
+            .is_err()
+        {
+            return failed(busy);
+        }
+        match tokio::time::timeout(ORDER_PATIENCE, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => failed("the node is stopping"),
+            Err(_) => failed(busy),
+        }
+    }
+
+    /// The block of this hash, which is not final: the one that this node is locked on or has staged.
+    pub async fn locked_block(&self, block: Hash) -> Option<Bytes> {
+        let (reply, answer) = oneshot::channel();
+        let wanted = Inbound::LockedWanted { block, reply };
+        self.inbox.try_send(wanted).ok()?;
+        answer.await.ok()?
+    }
+
+    /// Keeps a planned record until a block carries it. Says what became of it.
+    ///
+    /// # Errors
+    /// Says why no block may carry it.
+    pub async fn order_record(&self, record: SignedRecord) -> Result<String, String> {
+        let (reply, answer) = oneshot::channel();
+        let order = Inbound::RecordOrdered {
+            record: Box::new(record),
+            reply,
+        };
+        let busy = || "the engine is busy; send the record again".to_owned();
+        self.inbox.try_send(order).map_err(|_| busy())?;
+        match tokio::time::timeout(RECORD_PATIENCE, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err("the node is stopping".into()),
+            Err(_) => Err(busy()),
+        }
+    }
+
+    /// Hands over a record that a peer gossiped.
+    ///
+    /// # Errors
+    /// Gives the token back when there is no room.
+    pub fn deliver_record(
+        &self,
+        from: PublicKey,
+        bytes: Bytes,
+        token: MessageToken,
+    ) -> Result<(), MessageToken> {
+        match self.inbox.try_reserve() {
+            Ok(permit) => {
+                permit.send(Inbound::RecordGossiped { from, bytes, token });
+                Ok(())
+            }
+            Err(_) => Err(token),
+        }
+    }
+
+    /// A peer connected, which may lack the record that waits or the one in force. Without room it hears
+    /// of it with the next repetition.
+    pub fn peer_connected(&self, peer: PublicKey) {
+        if self.status.borrow().pending.is_some() || self.chain.newest_record().is_some() {
+            drop(self.inbox.try_send(Inbound::Connected(peer)));
         }
     }
 
@@ -247,7 +391,7 @@ fn next_start(chain: &Chain) -> HeightStart {
         height: head.height().next(),
         validators: Arc::clone(&head.validators),
         last_builder: head.last_builder,
-        previous_validators: None,
+        previous_validators: head.previous_validators.clone(),
         last_certificate: head.certificate.clone(),
     }
 }

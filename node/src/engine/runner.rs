@@ -1,32 +1,45 @@
 //! Turns effects of consensus into deeds, and what happens into inputs.
 
+mod effects;
+mod orders;
+mod planned;
+mod recovery;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    sync::{Arc, PoisonError},
+    collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use alloy_primitives::Bytes;
 use axolotl_common::{Hash, Height, KeyPair, PublicKey, Round};
-use axolotl_consensus::{
-    Admission, BlockSummary, Config, Driver, Effect, Input, LogRecord, Message,
+use axolotl_consensus::{Admission, BlockSummary, Config, Driver, Input, LogRecord, Message};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
 };
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::recovery::Task;
 use super::{
-    EngineError, EngineParts, EngineStatus, Inbound, VoteBook, base_fee_above, next_start, since,
+    EngineError, EngineParts, EngineStatus, Inbound, StatusBook, base_fee_above, next_start,
+    records::PendingRecord,
+    recovery::promises::Kept,
+    since,
     timers::Timers,
     worker::{Done, Job},
 };
 use crate::{
     mempool::Mempool,
     network::{MessageToken, Network},
-    storage::{Chain, ConsensusLog, Head},
+    storage::{Chain, ConsensusLog, DataDir, Head},
 };
 
 /// A timer far enough away to stand for "none".
 const IDLE: Duration = Duration::from_secs(3_600);
-
+/// The first look whether somebody lacks the record in force.
+const RECOVERY_LOOK: Duration = Duration::from_secs(1);
 /// The engine's loop and all it owns.
 pub(super) struct Runner {
     driver: Driver,
@@ -39,7 +52,21 @@ pub(super) struct Runner {
     start: Instant,
     key: PublicKey,
     work: bool,
-    votes: VoteBook,
+    record: PendingRecord,
+    /// When the record that waits is told again.
+    record_due: Duration,
+    /// Why this volume must not vote, whatever the epoch.
+    unfit: Option<String>,
+    /// Signs statements and acknowledgements.
+    identity: KeyPair,
+    data: Arc<DataDir>,
+    /// What was promised to registries.
+    promises: Kept,
+    /// Staging a draft or putting a record into force: one at most.
+    tasks: JoinSet<Task>,
+    /// When it is looked again whether somebody lacks the record in force.
+    recovery_due: Duration,
+    book: StatusBook,
     status: watch::Sender<EngineStatus>,
 }
 
@@ -50,7 +77,8 @@ impl Runner {
     ) -> Result<(Self, watch::Receiver<EngineStatus>), EngineError> {
         let spec = Arc::clone(parts.chain.spec());
         let axolotl = spec.genesis.axolotl();
-        let key = parts.key.public();
+        let (identity, key) = (parts.key.clone(), parts.key.public());
+        let promises = Kept::open(&parts.data).map_err(|error| EngineError(error.to_string()))?;
         // A key that is no member's: the driver follows and signs nothing.
         let signing_key = if parts.unfit.is_some() {
             KeyPair::generate()
@@ -60,9 +88,10 @@ impl Runner {
         let driver = Driver::new(Config {
             chain: spec.chain,
             key: signing_key,
+            volume: parts.volume,
             timing: axolotl.timing.clone(),
             leader_term_blocks: axolotl.leader_term_blocks,
-            max_block_bytes: spec.max_block_bytes,
+            max_block_bytes: spec.max_encoded_bytes(),
             incarnation: parts.incarnation,
             summary,
         });
@@ -72,7 +101,11 @@ impl Runner {
             round: Round(0),
             epoch: next.validators.epoch(),
             is_validator: next.validators.contains(&key),
-            unfit: parts.unfit,
+            voting: false,
+            pending: None,
+            unfit: parts.unfit.clone(),
+            sealed: None,
+            misbehaving: BTreeSet::new(),
             asks_for_votes: false,
             work_since: None,
             last_decided: None,
@@ -89,7 +122,15 @@ impl Runner {
             start: Instant::now(),
             key,
             work: false,
-            votes: parts.votes,
+            record: PendingRecord::default(),
+            record_due: IDLE,
+            unfit: parts.unfit,
+            identity,
+            data: parts.data,
+            promises,
+            tasks: JoinSet::new(),
+            recovery_due: RECOVERY_LOOK,
+            book: parts.book,
             status,
         };
         Ok((runner, watched))
@@ -103,23 +144,25 @@ impl Runner {
         shutdown: CancellationToken,
     ) -> Result<(), EngineError> {
         self.regain(&mut answers, &shutdown).await?;
-        let records = self.read_log()?;
-        let replayed = records.len();
-        let effects = self
-            .driver
-            .replay(since(self.start), next_start(&self.chain), records);
-        self.perform(effects).await?;
-        self.tell_begin();
-        tracing::info!(height = %self.height(), records = replayed, "consensus begins");
+        self.replay().await?;
         let changed = self.mempool.changed();
         self.check_work().await?;
         loop {
             let wake = self.timers.next().unwrap_or(since(self.start) + IDLE);
+            let wake = match self.record.request() {
+                Some(_) => wake.min(self.record_due),
+                None => wake,
+            };
+            let wake = wake.min(self.recovery_due);
             let wake = tokio::time::Instant::from_std(self.start + wake);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = answers.recv() => self.on_done(done).await?,
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok(task) => self.on_task(task),
+                    Err(error) => return Err(EngineError(format!("a task of the engine: {error}"))),
+                },
                 () = tokio::time::sleep_until(wake) => self.on_timers().await?,
                 Some(message) = inbound.recv() => self.on_inbound(message).await?,
                 () = changed.notified() => self.check_work().await?,
@@ -128,6 +171,23 @@ impl Runner {
         self.log
             .sync()
             .map_err(|error| EngineError(error.to_string()))
+    }
+
+    /// Feeds the log to consensus.
+    async fn replay(&mut self) -> Result<(), EngineError> {
+        let records = self.read_log()?;
+        let replayed = records.len();
+        let effects = self
+            .driver
+            .replay(since(self.start), next_start(&self.chain), records);
+        self.perform(effects).await?;
+        self.tell_begin();
+        self.note_seals();
+        let sealed = self.driver.sealed();
+        self.status.send_modify(|status| status.sealed = sealed);
+        self.facts(|facts| facts.sealed = sealed);
+        tracing::info!(height = %self.height(), records = replayed, ?sealed, "consensus begins");
+        Ok(())
     }
 
     /// Waits until sync has brought back the blocks that a damaged block log lost: this node voted
@@ -144,6 +204,7 @@ impl Runner {
                 () = shutdown.cancelled() => return Ok(()),
                 done = answers.recv() => match done {
                     Some(Done::Fatal(reason)) => return Err(EngineError(reason)),
+                    Some(Done::Conflict(why)) => return Err(self.conflict(&why)),
                     Some(_) => {}
                     None => return Ok(()),
                 },
@@ -152,18 +213,23 @@ impl Runner {
         Ok(())
     }
 
-    /// The records of the height to decide, and of the one below, whose votes answer the amnesia
-    /// checks of others.
+    /// The records of the height to decide, of the one below, whose votes answer the amnesia checks of
+    /// others, and the last seal.
     fn read_log(&self) -> Result<Vec<LogRecord>, EngineError> {
         let fail = |why: String| EngineError(format!("the consensus log cannot be read: {why}"));
         let next = next_start(&self.chain);
+        let epoch = next.validators.epoch();
+        let epoch_below = next.previous_validators.map_or(epoch, |set| set.epoch());
         let below = Height(next.height.0.saturating_sub(1));
         let mut records = Vec::new();
-        for height in [below, next.height] {
-            let of_height = self.log.records_of(next.validators.epoch(), height);
+        for (epoch, height) in [(epoch_below, below), (epoch, next.height)] {
+            let of_height = self.log.records_of(epoch, height);
             for bytes in of_height.map_err(|e| fail(e.to_string()))? {
                 records.push(LogRecord::decode(&bytes).map_err(|e| fail(e.to_string()))?);
             }
+        }
+        if let Some(seal) = self.log.kept() {
+            records.push(LogRecord::decode(&seal.bytes).map_err(|e| fail(e.to_string()))?);
         }
         Ok(records)
     }
@@ -206,6 +272,7 @@ impl Runner {
                 .await
             }
             Done::Head { head, decided } => self.on_head(&head, decided).await,
+            Done::Conflict(why) => Err(self.conflict(&why)),
             Done::Fatal(reason) => Err(EngineError(reason)),
         }
     }
@@ -214,9 +281,11 @@ impl Runner {
         tracing::debug!(
             height = head.header.number, hash = %head.hash, transactions_gas = head.header.gas_used, decided, "block is final"
         );
+        self.review_record();
         // First what is left to do, then the next height: it would begin for what is done already.
         self.check_work().await?;
-        if head.height() >= self.height() {
+        let governs = self.driver.epoch() != Some(head.validators.epoch());
+        if head.height() >= self.height() || governs {
             self.status.send_modify(|status| {
                 status.work_since = self.work.then(Instant::now);
                 if decided {
@@ -233,6 +302,10 @@ impl Runner {
         let next = next_start(&self.chain);
         let (height, epoch) = (next.height, next.validators.epoch());
         let is_validator = next.validators.contains(&self.key);
+        if self.status.borrow().epoch != epoch {
+            tracing::info!(%epoch, %height, validators = next.validators.len(), quorum = next.validators.quorum(), is_validator, "a new epoch governs");
+        }
+        self.note_round();
         self.status.send_modify(|status| {
             status.height = height;
             status.round = Round(0);
@@ -246,6 +319,12 @@ impl Runner {
         while let Some(timer) = self.timers.pop_due(since(self.start)) {
             self.input(Input::Timer(timer)).await?;
         }
+        if self.record_due <= since(self.start) {
+            self.tell_record();
+        }
+        if self.recovery_due <= since(self.start) {
+            self.greet_with_recovery();
+        }
         self.note_round();
         Ok(())
     }
@@ -255,18 +334,67 @@ impl Runner {
             self.driver.round().unwrap_or_default(),
             self.driver.awaits_answers(),
         );
+        let unfit = self.unfit();
+        let is_unfit = unfit.is_some();
+        let voting = self.driver.votes() && !is_unfit;
         self.status.send_if_modified(|status| {
-            let moved = (status.round, status.asks_for_votes) != (round, asks);
-            (status.round, status.asks_for_votes) = (round, asks);
+            let moved = (status.round, status.asks_for_votes, status.voting)
+                != (round, asks, voting)
+                || status.unfit != unfit;
+            (status.round, status.asks_for_votes, status.voting) = (round, asks, voting);
+            status.unfit = unfit;
             moved
         });
+        self.facts(|facts| facts.unfit = is_unfit);
+    }
+
+    /// Why this node must not vote.
+    fn unfit(&self) -> Option<String> {
+        if self.unfit.is_some() {
+            return self.unfit.clone();
+        }
+        if let Some(lost) = self.driver.lost_seal().filter(|_| self.driver.is_unfit()) {
+            return Some(format!(
+                "the log lacks the seal of epoch {lost} that this node told of"
+            ));
+        }
+        if self.driver.is_unfit() {
+            return Some("the log lacks a vote that this node signed".into());
+        }
+        let named = self.driver.other_volume()?;
+        Some(format!(
+            "the epoch names volume {named} for this key, and this is another one"
+        ))
     }
 
     async fn on_inbound(&mut self, inbound: Inbound) -> Result<(), EngineError> {
         match inbound {
             Inbound::Message { from, bytes, token } => self.on_message(from, &bytes, token).await,
-            Inbound::HighestVote { from, vote } => {
+            Inbound::HighestVote { from, vote, seal } => {
+                if let Some(seal) = seal {
+                    self.input(Input::SealSeen(seal)).await?;
+                }
                 self.input(Input::HighestVoteSeen { from, vote }).await
+            }
+            Inbound::Ordered { order, reply } => self.on_order(*order, reply).await,
+            Inbound::LockedWanted { block, reply } => {
+                self.on_locked_wanted(block, reply);
+                Ok(())
+            }
+            Inbound::RecordOrdered { record, reply } => {
+                let answer = self.on_record_order(&record).await?;
+                if reply.send(answer).is_err() {
+                    tracing::debug!("nobody waits for what became of a record");
+                }
+                Ok(())
+            }
+            Inbound::RecordGossiped { from, bytes, token } => {
+                self.on_record_gossip(from, &bytes, token).await
+            }
+            Inbound::Connected(peer) => {
+                tracing::debug!(%peer, "a peer connected that may lack a record");
+                self.greet_with_record();
+                Ok(())
             }
         }
     }
@@ -277,7 +405,7 @@ impl Runner {
         bytes: &[u8],
         token: MessageToken,
     ) -> Result<(), EngineError> {
-        let message = match Message::decode(bytes, self.chain.spec().max_block_bytes) {
+        let message = match Message::decode(bytes, self.chain.spec().max_encoded_bytes()) {
             Ok(message) => message,
             Err(error) => {
                 tracing::debug!(%from, %error, "a message of consensus does not decode");
@@ -302,7 +430,9 @@ impl Runner {
 
     /// Tells consensus whether there is something to put into a block.
     async fn check_work(&mut self) -> Result<(), EngineError> {
-        let work = self.mempool.has_executable(base_fee_above(&self.chain));
+        let work = self.record.request().is_some()
+            || self.chain.head().due.is_some()
+            || self.mempool.has_executable(base_fee_above(&self.chain));
         if work == self.work {
             return Ok(());
         }
@@ -310,96 +440,6 @@ impl Runner {
         self.status
             .send_modify(|status| status.work_since = work.then(Instant::now));
         self.input(Input::Work(work)).await
-    }
-
-    async fn job(&self, job: Job) -> Result<(), EngineError> {
-        self.jobs
-            .send(job)
-            .await
-            .map_err(|_| EngineError("the worker thread has ended".into()))
-    }
-
-    /// Performs effects strictly in order.
-    async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), EngineError> {
-        let mut logged = false;
-        for effect in effects {
-            match effect {
-                Effect::Append(record) => {
-                    logged = true;
-                    self.log
-                        .append(record.epoch, record.height, &record.encode())
-                        .map_err(|error| EngineError(error.to_string()))?;
-                }
-                Effect::Flush => self
-                    .log
-                    .sync()
-                    .map_err(|error| EngineError(error.to_string()))?,
-                Effect::Broadcast(message) => self.broadcast(&message),
-                Effect::SetTimer { id, after } => self.timers.set(id, since(self.start) + after),
-                Effect::CancelTimer(id) => self.timers.cancel(id),
-                Effect::BuildBlock { height, round } => {
-                    self.job(Job::Build { height, round }).await?;
-                }
-                Effect::CheckBlock {
-                    height,
-                    block,
-                    bytes,
-                    ..
-                } => {
-                    self.job(Job::Check {
-                        height,
-                        block,
-                        bytes,
-                    })
-                    .await?;
-                }
-                Effect::Commit { certificate, bytes } => {
-                    self.job(Job::Commit { certificate, bytes }).await?;
-                }
-                Effect::Behind { height_seen } => self.status.send_modify(|status| {
-                    status.behind = status.behind.max(Some(height_seen));
-                }),
-                Effect::Misbehaviour(evidence) => {
-                    tracing::error!(validator = %evidence.validator(), ?evidence, "a validator signed two things that contradict each other; remove it from the set");
-                }
-                Effect::AskHighestVotes => {
-                    tracing::info!("asking the other validators for this node's last vote");
-                }
-                Effect::Unfit { vote } => {
-                    tracing::error!(
-                        ?vote,
-                        "this node signed a vote that its log does not know: the log was rolled back, or its key is used twice. It votes no more; wipe its data directory and let it join anew"
-                    );
-                    self.status.send_modify(|status| {
-                        status.unfit = Some("the log lacks a vote that this node signed".into());
-                    });
-                }
-                Effect::Fatal(reason) => return Err(EngineError(reason)),
-            }
-        }
-        if logged {
-            self.note_votes();
-        }
-        self.note_round();
-        Ok(())
-    }
-
-    /// Gossip is best effort: consensus sends its votes again.
-    fn broadcast(&self, message: &Message) {
-        if let Err(error) = self.network.publish_consensus(message.encode()) {
-            tracing::warn!(%error, height = %message.height(), "a message of consensus was not sent");
-        }
-    }
-
-    /// Keeps what the status exchange tells each validator about its own votes.
-    fn note_votes(&self) {
-        let head = self.chain.head();
-        let known = head.validators.members().iter().filter_map(|member| {
-            let vote = self.driver.highest_vote_of(&member.public_key)?;
-            let bytes = borsh::to_vec(vote).expect("writing to a Vec does not fail");
-            Some((member.public_key, Bytes::from(bytes)))
-        });
-        *self.votes.lock().unwrap_or_else(PoisonError::into_inner) = known.collect();
     }
 }
 

@@ -4,6 +4,8 @@
 //! other, so that a block is always executed on top of the block before it. Answers go back to the
 //! engine, which never waits for an execution.
 
+mod foreign;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -11,7 +13,9 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, keccak256};
-use axolotl_common::{CommitCertificate, Hash, Height, PublicKey, Round};
+use axolotl_common::{
+    CommitCertificate, EpochRecord, Hash, Height, PublicKey, Round, SignedRecord, recovery::Ballot,
+};
 use axolotl_consensus::Verdict;
 use axolotl_ledger::{
     Block, BlockAttributes, ExecutedBlock, ExecutionError, FlatState, Tx, TxSource, next_base_fee,
@@ -23,7 +27,7 @@ use crate::{
     chain_sync::ApplyError,
     mempool::{Mempool, SenderState},
     network::SyncBlock,
-    storage::{Chain, Head, StorageError},
+    storage::{ActivateError, Activated, Chain, Head, StageError, StorageError},
 };
 
 /// Jobs that may wait for the thread. The engine waits for room beyond that: it has at most a
@@ -45,6 +49,8 @@ pub(super) enum Job {
         height: Height,
         /// Round that it is for.
         round: Round,
+        /// The planned record that waits for a block; left out if no block may carry it any more.
+        record: Option<Bytes>,
     },
     /// Execute a proposed block as for a prevote.
     Check {
@@ -62,12 +68,32 @@ pub(super) enum Job {
         /// Its encoding.
         bytes: Bytes,
     },
-    /// Execute and store blocks from sync, whose certificates the thread verifies.
+    /// Execute and store blocks from sync, whose proofs the thread verifies.
     Apply {
         /// Consecutive blocks.
         blocks: Vec<SyncBlock>,
         /// The new height of the head, or why not.
         reply: oneshot::Sender<Result<Height, ApplyError>>,
+    },
+    /// Put a recovery or forced record into force; a conflict ends the process.
+    Activate {
+        /// The record.
+        record: Box<SignedRecord>,
+        /// The encoded block that it adopts, if somebody gave it; else the staged one is used.
+        block: Option<Bytes>,
+        /// What became of it. The new head comes before, as [`Done::Head`].
+        reply: oneshot::Sender<Result<Activated, ActivateError>>,
+    },
+    /// Keep a draft with the block that it adopts.
+    Stage {
+        /// The ballot of the order.
+        ballot: Ballot,
+        /// The draft.
+        draft: Box<EpochRecord>,
+        /// The encoded block that it adopts, if the chain does not hold it.
+        block: Option<Bytes>,
+        /// Whether it is staged, durably.
+        reply: oneshot::Sender<Result<(), StageError>>,
     },
 }
 
@@ -93,13 +119,16 @@ pub(super) enum Done {
         /// What came out.
         verdict: Verdict,
     },
-    /// The head moved; `decided` says whether by votes of this process (else by sync).
+    /// The head moved, or another epoch governs what comes after it; `decided` says whether by votes of
+    /// this process (else by sync or by a record).
     Head {
         /// The new head.
         head: Arc<Head>,
         /// By votes?
         decided: bool,
     },
+    /// The chain contradicts a record of the authority; [`Done::Fatal`] follows.
+    Conflict(String),
     /// The process cannot go on.
     Fatal(String),
 }
@@ -161,7 +190,11 @@ impl Worker {
     pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.blocking_recv() {
             let outcome = match job {
-                Job::Build { height, round } => self.build(height, round),
+                Job::Build {
+                    height,
+                    round,
+                    record,
+                } => self.build(height, round, record),
                 Job::Check {
                     height,
                     block,
@@ -169,6 +202,17 @@ impl Worker {
                 } => self.check(height, block, &bytes),
                 Job::Commit { certificate, bytes } => self.commit(certificate, &bytes),
                 Job::Apply { blocks, reply } => self.apply(&blocks, reply),
+                Job::Activate {
+                    record,
+                    block,
+                    reply,
+                } => self.on_record(&record, block.as_deref(), reply),
+                Job::Stage {
+                    ballot,
+                    draft,
+                    block,
+                    reply,
+                } => self.stage(ballot, &draft, block.as_deref(), reply),
             };
             if let Err(Fatal(reason)) = outcome {
                 self.answer(Done::Fatal(reason));
@@ -188,7 +232,7 @@ impl Worker {
         self.chain.tip().height().next()
     }
 
-    fn build(&mut self, height: Height, round: Round) -> Result<(), Fatal> {
+    fn build(&mut self, height: Height, round: Round, record: Option<Bytes>) -> Result<(), Fatal> {
         if self.next_height() != height {
             return Ok(());
         }
@@ -197,7 +241,7 @@ impl Worker {
         let attributes = BlockAttributes {
             timestamp: unix_now_s().max(tip.header.timestamp),
             builder: self.key,
-            requests: Vec::new(),
+            requests: record.into_iter().map(Into::into).collect(),
         };
         let mut source = Closing {
             inner: self.mempool.best(base_fee),
@@ -278,6 +322,16 @@ impl Worker {
                 ))),
             };
         }
+        let in_force = self.chain.tip().validators.epoch();
+        if certificate.epoch != in_force {
+            let why = format!(
+                "block {} of height {} was decided by epoch {}, but a record has put epoch {in_force} \
+                 into force there: one of the two is a fork",
+                certificate.block, certificate.height, certificate.epoch
+            );
+            self.answer(Done::Conflict(why.clone()));
+            return Err(Fatal(why));
+        }
         let executed = match self.executed.remove(&B256::from(certificate.block.0)) {
             Some(executed) => executed,
             None => match self.execute(bytes, None) {
@@ -317,84 +371,6 @@ impl Worker {
         );
         self.answer(Done::Head { head, decided });
         Ok(())
-    }
-
-    fn apply(
-        &mut self,
-        blocks: &[SyncBlock],
-        reply: oneshot::Sender<Result<Height, ApplyError>>,
-    ) -> Result<(), Fatal> {
-        let mut mined = Vec::new();
-        let mut outcome = Ok(());
-        for sync_block in blocks {
-            match self.apply_one(sync_block, &mut mined)? {
-                Ok(()) => {}
-                Err(reason) => {
-                    outcome = Err(reason);
-                    break;
-                }
-            }
-        }
-        if self.chain.tip().hash != self.chain.head().hash {
-            self.executed.clear();
-            self.publish(&mined, false)?;
-        }
-        let tip = self.chain.head().height();
-        let answer = match outcome {
-            Ok(()) => Ok(tip),
-            Err(why) => Err(ApplyError {
-                tip,
-                peer_fault: true,
-                why,
-            }),
-        };
-        if reply.send(answer).is_err() {
-            tracing::debug!("sync has stopped");
-        }
-        Ok(())
-    }
-
-    /// Verifies, executes and appends one block. The inner error is the peer's fault.
-    fn apply_one(
-        &mut self,
-        sync_block: &SyncBlock,
-        mined: &mut Vec<Tx>,
-    ) -> Result<Result<(), String>, Fatal> {
-        let certificate = &sync_block.certificate;
-        if certificate.height < self.next_height() {
-            return Ok(Ok(()));
-        }
-        if certificate.height > self.next_height() {
-            return Ok(Err(format!("a gap before height {}", certificate.height)));
-        }
-        let tip = self.chain.tip();
-        if let Err(error) = certificate.verify(&self.chain.spec().chain, &tip.validators) {
-            return Ok(Err(format!(
-                "certificate of height {}: {error}",
-                certificate.height
-            )));
-        }
-        let executed = match self.execute(&sync_block.block, None) {
-            Ok(executed) if executed.hash.0 == certificate.block.0 => executed,
-            Ok(_) => {
-                return Ok(Err(format!(
-                    "block and certificate of height {} differ",
-                    certificate.height
-                )));
-            }
-            Err(Refusal::State(error)) => return Err(Fatal(error)),
-            // The bytes may be garbage under a good certificate; if they are not, this node
-            // disagrees with a quorum, which other peers' copies will show again.
-            Err(Refusal::Invalid(reason)) => {
-                return Ok(Err(format!(
-                    "block of height {}: {reason}",
-                    certificate.height
-                )));
-            }
-        };
-        mined.extend(executed.block.transactions.iter().cloned());
-        self.chain.append(executed, certificate.clone())?;
-        Ok(Ok(()))
     }
 }
 

@@ -1,5 +1,5 @@
 use axolotl_common::{
-    Epoch, KeyPair, Member, NodeId, Signature, VolumeId, VoteKind,
+    BlockProof, Epoch, KeyPair, Member, NodeId, Signature, VolumeId, VoteKind,
     certificate::vote_sign_bytes,
     genesis::{AxolotlGenesis, GenesisDocument, dev_genesis},
 };
@@ -53,11 +53,11 @@ fn certify(chain: &Chain, key: &KeyPair, height: Height, block: Hash) -> CommitC
     }
 }
 
-fn grow(chain: &Chain, count: u64) -> Vec<SyncBlock> {
+fn grow(chain: &Chain, count: u64, timestamp: u64) -> Vec<SyncBlock> {
     let mempool = Mempool::new(Arc::clone(chain.spec()), MempoolLimits::default());
     let build = |height| {
         let attributes = BlockAttributes {
-            timestamp: unix_now_s(),
+            timestamp,
             builder: validator().public(),
             requests: Vec::new(),
         };
@@ -66,8 +66,9 @@ fn grow(chain: &Chain, count: u64) -> Vec<SyncBlock> {
             .unwrap();
         let certificate = certify(chain, &validator(), Height(height), Hash(built.hash.0));
         let block = SyncBlock {
+            records: Vec::new(),
             block: built.bytes.clone(),
-            certificate: certificate.clone(),
+            proof: certificate.clone().into(),
         };
         chain.append(built, certificate).unwrap();
         chain.publish().unwrap();
@@ -77,8 +78,13 @@ fn grow(chain: &Chain, count: u64) -> Vec<SyncBlock> {
 }
 
 fn world() -> World {
+    world_at(unix_now_s())
+}
+
+/// As [`world`], with blocks of another time.
+fn world_at(timestamp: u64) -> World {
     let dir = tempfile::tempdir().unwrap();
-    let blocks = grow(&open(&dir.path().join("other")), 4);
+    let blocks = grow(&open(&dir.path().join("other")), 4, timestamp);
     let chain = open(&dir.path().join("own"));
     let mempool = Mempool::new(Arc::clone(chain.spec()), MempoolLimits::default());
     let (done, answers) = mpsc::channel(64);
@@ -106,6 +112,14 @@ impl World {
     }
 }
 
+/// The certificate of a block that was decided by votes.
+fn certificate(block: &mut SyncBlock) -> &mut CommitCertificate {
+    match &mut block.proof {
+        BlockProof::Certificate(certificate) => certificate,
+        BlockProof::Record(_) => panic!("it was adopted"),
+    }
+}
+
 /// Makes a good block a false one; the key is a stranger's.
 type Spoil = fn(&mut SyncBlock, &Chain, &KeyPair);
 
@@ -114,25 +128,25 @@ fn blocks_from_sync_are_taken_up_to_the_first_that_is_false() {
     let stranger = KeyPair::from_seed(&[9; 32]);
     let spoil: [(&str, Spoil); 6] = [
         ("no signature", |block, _, _| {
-            block.certificate.signatures.clear();
+            certificate(block).signatures.clear();
         }),
         ("a signature that does not hold", |block, _, _| {
-            block.certificate.signatures[0].1 = Signature([7; 64]);
+            certificate(block).signatures[0].1 = Signature([7; 64]);
         }),
         ("signed by a stranger", |block, chain, stranger| {
-            let (height, hash) = (block.certificate.height, block.certificate.block);
-            block.certificate = certify(chain, stranger, height, hash);
+            let (height, hash) = (block.height(), certificate(block).block);
+            block.proof = certify(chain, stranger, height, hash).into();
         }),
         ("another block's certificate", |block, chain, _| {
-            let height = block.certificate.height;
-            block.certificate = certify(chain, &validator(), height, Hash([3; 32]));
+            let height = block.height();
+            block.proof = certify(chain, &validator(), height, Hash([3; 32])).into();
         }),
         ("garbage under a good certificate", |block, _, _| {
             block.block = vec![0xc0; 40].into();
         }),
         ("a gap", |block, chain, _| {
-            let hash = block.certificate.block;
-            block.certificate = certify(chain, &validator(), Height(9), hash);
+            let hash = certificate(block).block;
+            block.proof = certify(chain, &validator(), Height(9), hash).into();
         }),
     ];
     for (what, spoil) in spoil {
@@ -157,12 +171,13 @@ fn consensus_and_sync_may_bring_the_same_block() {
     let mut world = world();
     let blocks = world.blocks.clone();
     assert_eq!(world.apply(&blocks[..2]).ok(), Some(Height(2)));
-    let again = &blocks[1];
-    let same = world.worker.commit(again.certificate.clone(), &again.block);
+    let mut again = blocks[1].clone();
+    let decided = certificate(&mut again).clone();
+    let same = world.worker.commit(decided.clone(), &again.block);
     assert!(same.is_ok(), "the block is there already");
     let other = CommitCertificate {
         block: Hash([4; 32]),
-        ..again.certificate.clone()
+        ..decided
     };
     assert!(
         world.worker.commit(other, &again.block).is_err(),
@@ -179,7 +194,7 @@ fn consensus_and_sync_may_bring_the_same_block() {
 fn a_proposed_block_is_judged() {
     let mut world = world();
     let good = world.blocks[0].clone();
-    let hash = good.certificate.block;
+    let hash = good.proof.block().unwrap();
     for (bytes, block, valid) in [
         (good.block.to_vec(), hash, true),
         (good.block.to_vec(), Hash([1; 32]), false),
@@ -192,5 +207,50 @@ fn a_proposed_block_is_judged() {
             }
             _ => panic!("no judgement"),
         }
+    }
+}
+
+#[test]
+fn a_proposer_whose_clock_is_an_hour_ahead_is_voted_against() {
+    let far = unix_now_s() + 3_600;
+    let mut world = world_at(far);
+    let blocks = world.blocks.clone();
+    let (bytes, hash) = (blocks[0].block.to_vec(), blocks[0].proof.block().unwrap());
+    assert!(world.worker.check(Height(1), hash, &bytes).is_ok());
+    match world.answers.try_recv() {
+        Ok(Done::Checked {
+            verdict: Verdict::Invalid(reason),
+            ..
+        }) => assert!(reason.contains("ahead of this node's clock"), "{reason}"),
+        _ => panic!("it was not refused"),
+    }
+    // What a quorum decided all the same is final, and the chain goes on above it.
+    assert_eq!(world.apply(&blocks).ok(), Some(Height(4)));
+    assert!(world.worker.build(Height(5), Round(0), None).is_ok());
+    let built = std::iter::from_fn(|| world.answers.try_recv().ok()).find_map(|done| match done {
+        Done::Built { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    let block = world.worker.execute(&built.unwrap(), None).ok().unwrap();
+    assert_eq!(block.block.header.timestamp, far, "time never runs back");
+}
+
+#[test]
+fn a_proposer_whose_clock_is_an_hour_behind_is_no_trouble() {
+    let mut world = world_at(unix_now_s() - 3_600);
+    let blocks = world.blocks.clone();
+    for block in &blocks {
+        let (height, hash) = (block.height(), block.proof.block().unwrap());
+        let checked = world.worker.check(height, hash, &block.block);
+        assert!(checked.is_ok());
+        assert!(matches!(
+            world.answers.try_recv(),
+            Ok(Done::Checked {
+                verdict: Verdict::Valid,
+                ..
+            })
+        ));
+        assert_eq!(world.apply(std::slice::from_ref(block)).ok(), Some(height));
+        while world.answers.try_recv().is_ok() {}
     }
 }

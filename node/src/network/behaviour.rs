@@ -29,7 +29,7 @@ use super::{
     },
 };
 
-/// Gossip as we use it: only our two topics, no compression.
+/// Gossip as we use it: only our own topics, no compression.
 pub(crate) type Gossip =
     gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::WhitelistSubscriptionFilter>;
 type Exchange<Request, Response> = request_response::Behaviour<LimitedCodec<Request, Response>>;
@@ -53,6 +53,7 @@ pub(crate) struct Behaviour {
 pub(crate) struct Topics {
     pub(crate) consensus: gossipsub::IdentTopic,
     pub(crate) transactions: gossipsub::IdentTopic,
+    pub(crate) records: gossipsub::IdentTopic,
 }
 
 impl Topics {
@@ -61,6 +62,7 @@ impl Topics {
         Self {
             consensus: gossipsub::IdentTopic::new(format!("{base}/consensus")),
             transactions: gossipsub::IdentTopic::new(format!("{base}/tx")),
+            records: gossipsub::IdentTopic::new(format!("{base}/record")),
         }
     }
 }
@@ -116,14 +118,15 @@ fn gossip(topics: &Topics, max_block_bytes: usize) -> Result<Gossip, NetworkErro
         .publish_queue_duration(GOSSIP_SEND_TIMEOUT)
         .build()
         .map_err(|error| NetworkError::Setup(error.to_string()))?;
-    let ours = HashSet::from([topics.consensus.hash(), topics.transactions.hash()]);
+    let all = [&topics.consensus, &topics.transactions, &topics.records];
+    let ours = HashSet::from(all.map(gossipsub::IdentTopic::hash));
     let mut gossip = Gossip::new_with_subscription_filter(
         gossipsub::MessageAuthenticity::Anonymous,
         config,
         gossipsub::WhitelistSubscriptionFilter(ours),
     )
     .map_err(|error| NetworkError::Setup(error.to_owned()))?;
-    for topic in [&topics.consensus, &topics.transactions] {
+    for topic in all {
         gossip
             .subscribe(topic)
             .map_err(|error| NetworkError::Setup(error.to_string()))?;
@@ -293,6 +296,10 @@ mod tests {
         assert_eq!(
             topics.transactions.hash().as_str(),
             "axolotl/1337/abababab/tx"
+        );
+        assert_eq!(
+            topics.records.hash().as_str(),
+            "axolotl/1337/abababab/record"
         );
     }
 

@@ -3,19 +3,22 @@
 //! | protocol | request | response |
 //! |---|---|---|
 //! | `/axolotl/status/1` | status | status |
-//! | `/axolotl/sync/1` | `{from, count}` | `{blocks: [{block, proof}]}` |
+//! | `/axolotl/sync/1` | `{from, count}`, or also `{locked}` | `{blocks: [{records: [bytes], block, proof}]}` |
 //! | `/axolotl/tx/1` | `{transactions: [bytes]}` | `{taken}` |
 //!
 //! All are CBOR maps with text keys, one message per stream and direction, ended by the end of the
 //! stream. `block` is the encoded block, `proof` the borsh form of a block proof: a byte for its
-//! kind (0: commit certificate) and the proof. Gossip with transactions is the borsh form of a list
-//! of byte strings. Lengths are checked before anything is decoded, counts while it is.
+//! kind (0: commit certificate, 1: record that adopted the block) and the proof. `records`, left out
+//! where there are none, are the recovery and forced records that took force between the block before
+//! and this one, each in its borsh form. `locked` is the hash of a block that is not final: the answer
+//! holds that one block without a proof, or none. Gossip with transactions is the borsh form of a list
+//! of byte strings. Lengths are checked before anything is decoded, counts while it is; heights and epochs
+//! near overflow do not decode.
 
 use std::{io, marker::PhantomData};
 
 use alloy_primitives::Bytes;
-use axolotl_common::{ChainId, ChainRef, CommitCertificate, Epoch, Hash, Height};
-use borsh::{BorshDeserialize, BorshSerialize};
+use axolotl_common::{BlockProof, ChainId, ChainRef, Epoch, Hash, Height, SignedRecord};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite};
 use libp2p::{
     StreamProtocol,
@@ -25,7 +28,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_bytes::{ByteArray, ByteBuf};
 
 use super::limits::{
-    MAX_PROOF_BYTES, MAX_SYNC_BLOCKS, MAX_TRANSACTIONS_PER_MESSAGE, MAX_VERSION_LEN, MAX_VOTE_BYTES,
+    MAX_PROOF_BYTES, MAX_RECORD_BYTES, MAX_SEAL_BYTES, MAX_SYNC_BLOCKS, MAX_SYNC_RECORDS,
+    MAX_TRANSACTIONS_PER_MESSAGE, MAX_VERSION_LEN, MAX_VOTE_BYTES,
 };
 
 /// What a node says of itself in the status exchange.
@@ -39,21 +43,40 @@ pub struct PeerStatus {
     pub head: Hash,
     /// Epoch that governs its next block.
     pub epoch: Epoch,
-    /// Whether it has sealed that epoch.
-    pub sealed: bool,
+    /// It is sealed in this epoch and all before it.
+    pub sealed: Option<Epoch>,
+    /// Whether it may not vote with its volume.
+    pub unfit: bool,
     /// Version of its program, at most [`MAX_VERSION_LEN`] bytes.
     pub version: String,
     /// The highest vote of the receiver that it holds, for the amnesia check; opaque here.
     pub highest_vote_of_you: Option<Bytes>,
+    /// The receiver's own word that it is sealed, if this node holds it; opaque here.
+    pub seal_of_you: Option<Bytes>,
 }
 
 /// A block with the proof that it is final.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncBlock {
+    /// The recovery and forced records that took force between the block before and this one, in order.
+    pub records: Vec<SignedRecord>,
     /// The encoded block.
     pub block: Bytes,
-    /// Its commit certificate.
-    pub certificate: CommitCertificate,
+    /// What makes it final.
+    pub proof: BlockProof,
+}
+
+impl SyncBlock {
+    /// Height of the block, by its proof.
+    pub fn height(&self) -> Height {
+        self.proof.height()
+    }
+
+    /// About what it takes, bytes.
+    pub fn size(&self) -> usize {
+        let records: usize = self.records.iter().map(SignedRecord::size).sum();
+        self.block.len() + self.proof.size() + records
+    }
 }
 
 /// Why bytes of a peer are refused.
@@ -86,12 +109,14 @@ fn bounded(what: &'static str, found: usize, max: usize) -> Result<(), WireError
 pub(crate) struct WireStatus {
     chain_id: u64,
     genesis: ByteArray<32>,
-    height: u64,
+    height: Height,
     head: ByteArray<32>,
-    epoch: u64,
-    sealed: bool,
+    epoch: Epoch,
+    sealed: Option<Epoch>,
+    unfit: bool,
     version: String,
     vote: Option<ByteBuf>,
+    seal: Option<ByteBuf>,
 }
 
 impl From<PeerStatus> for WireStatus {
@@ -105,14 +130,16 @@ impl From<PeerStatus> for WireStatus {
         Self {
             chain_id: status.chain.id.0,
             genesis: ByteArray::new(status.chain.genesis.0),
-            height: status.height.0,
+            height: status.height,
             head: ByteArray::new(status.head.0),
-            epoch: status.epoch.0,
+            epoch: status.epoch,
             sealed: status.sealed,
+            unfit: status.unfit,
             version,
             vote: status
                 .highest_vote_of_you
                 .map(|vote| ByteBuf::from(vote.to_vec())),
+            seal: status.seal_of_you.map(|seal| ByteBuf::from(seal.to_vec())),
         }
     }
 }
@@ -125,26 +152,54 @@ impl TryFrom<WireStatus> for PeerStatus {
         if let Some(vote) = &wire.vote {
             bounded("vote", vote.len(), MAX_VOTE_BYTES)?;
         }
+        if let Some(seal) = &wire.seal {
+            bounded("seal", seal.len(), MAX_SEAL_BYTES)?;
+        }
         Ok(Self {
             chain: ChainRef {
                 id: ChainId(wire.chain_id),
                 genesis: Hash(wire.genesis.into_array()),
             },
-            height: Height(wire.height),
+            height: wire.height,
             head: Hash(wire.head.into_array()),
-            epoch: Epoch(wire.epoch),
+            epoch: wire.epoch,
             sealed: wire.sealed,
+            unfit: wire.unfit,
             version: wire.version,
             highest_vote_of_you: wire.vote.map(|vote| Bytes::from(vote.into_vec())),
+            seal_of_you: wire.seal.map(|seal| Bytes::from(seal.into_vec())),
         })
     }
 }
 
-/// Asks for `count` blocks from height `from` on.
+/// Asks for `count` blocks from height `from` on; or, with `locked`, for the one block of that hash which
+/// is not final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SyncRequest {
-    pub(crate) from: u64,
+    pub(crate) from: Height,
     pub(crate) count: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) locked: Option<ByteArray<32>>,
+}
+
+impl SyncRequest {
+    /// Asks for blocks of the chain.
+    pub(crate) fn blocks(from: Height, count: u32) -> Self {
+        Self {
+            from,
+            count,
+            locked: None,
+        }
+    }
+
+    /// Asks for a block that is not final.
+    pub(crate) fn locked(block: Hash) -> Self {
+        Self {
+            from: Height(0),
+            count: 0,
+            locked: Some(ByteArray::new(block.0)),
+        }
+    }
 }
 
 /// Blocks in order from the height that was asked for; fewer than asked for when there are no more
@@ -158,16 +213,54 @@ pub(crate) struct SyncResponse {
 /// One block on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WireBlock {
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded_list::<_, _, MAX_SYNC_RECORDS>"
+    )]
+    records: Vec<WireBytes>,
     #[serde(with = "cbor_bytes")]
     block: Bytes,
     #[serde(with = "cbor_bytes")]
     proof: Bytes,
 }
 
-/// What makes a block final. Epochs that begin after a seal will add a record as proof.
-#[derive(BorshSerialize, BorshDeserialize)]
-enum BlockProof {
-    Certificate(CommitCertificate),
+fn borsh_bytes<T: borsh::BorshSerialize>(value: &T) -> Bytes {
+    let bytes = borsh::to_vec(value).expect("writing to a Vec does not fail");
+    bytes.into()
+}
+
+/// Reads a borsh value of bounded length.
+fn borsh_value<T: borsh::BorshDeserialize>(
+    what: &'static str,
+    bytes: &[u8],
+    max: usize,
+) -> Result<T, WireError> {
+    bounded(what, bytes.len(), max)?;
+    borsh::from_slice(bytes).map_err(|error| WireError::Malformed(format!("{what}: {error}")))
+}
+
+impl SyncResponse {
+    /// Answers [`SyncRequest::locked`].
+    pub(crate) fn locked(block: Option<Bytes>) -> Self {
+        let proof = Bytes::new();
+        Self {
+            blocks: block
+                .into_iter()
+                .map(|block| WireBlock {
+                    records: Vec::new(),
+                    block,
+                    proof: proof.clone(),
+                })
+                .collect(),
+        }
+    }
+
+    /// The answer to [`SyncRequest::locked`].
+    pub(crate) fn into_locked(mut self) -> Result<Option<Bytes>, WireError> {
+        bounded("count of blocks", self.blocks.len(), 1)?;
+        Ok(self.blocks.pop().map(|wire| wire.block))
+    }
 }
 
 impl From<Vec<SyncBlock>> for SyncResponse {
@@ -175,10 +268,13 @@ impl From<Vec<SyncBlock>> for SyncResponse {
         let blocks = blocks
             .into_iter()
             .map(|block| WireBlock {
+                records: block
+                    .records
+                    .iter()
+                    .map(|record| WireBytes(borsh_bytes(record)))
+                    .collect(),
                 block: block.block,
-                proof: borsh::to_vec(&BlockProof::Certificate(block.certificate))
-                    .expect("writing to a Vec does not fail")
-                    .into(),
+                proof: borsh_bytes(&block.proof),
             })
             .collect();
         Self { blocks }
@@ -189,13 +285,12 @@ impl TryFrom<SyncResponse> for Vec<SyncBlock> {
     type Error = WireError;
 
     fn try_from(response: SyncResponse) -> Result<Self, WireError> {
+        let record = |bytes: &WireBytes| borsh_value("record", &bytes.0, MAX_RECORD_BYTES);
         let decode = |wire: WireBlock| {
-            bounded("proof", wire.proof.len(), MAX_PROOF_BYTES)?;
-            let BlockProof::Certificate(certificate) = borsh::from_slice(&wire.proof)
-                .map_err(|error| WireError::Malformed(error.to_string()))?;
             Ok(SyncBlock {
+                records: wire.records.iter().map(record).collect::<Result<_, _>>()?,
+                proof: borsh_value("proof", &wire.proof, MAX_PROOF_BYTES)?,
                 block: wire.block,
-                certificate,
             })
         };
         response.blocks.into_iter().map(decode).collect()

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::Bytes;
-use axolotl_common::{Height, PublicKey};
+use axolotl_common::{Hash, PublicKey};
 use libp2p::{PeerId, request_response as rr};
 
 use super::{
@@ -23,8 +23,7 @@ impl Service {
     pub(super) fn request_blocks(
         &mut self,
         peer: PublicKey,
-        from: Height,
-        count: u32,
+        request: SyncRequest,
         reply: BlocksAnswer,
     ) {
         let refused = if !self.is_connected(&peer) {
@@ -39,10 +38,6 @@ impl Service {
             let _ = reply.send(Err(error));
             return;
         }
-        let request = SyncRequest {
-            from: from.0,
-            count,
-        };
         let id = self
             .behaviour()
             .sync
@@ -182,11 +177,18 @@ impl Service {
                         self.charge(&from, Fault::Oversized);
                         return;
                     }
-                    self.parts.events.offer(NetworkEvent::BlocksWanted {
-                        from,
-                        first: Height(request.from),
-                        count: request.count,
-                        reply: BlocksReply { channel, commands },
+                    let reply = BlocksReply { channel, commands };
+                    self.parts.events.offer(match request.locked {
+                        Some(block) => NetworkEvent::LockedWanted {
+                            block: Hash(block.into_array()),
+                            reply,
+                        },
+                        None => NetworkEvent::BlocksWanted {
+                            from,
+                            first: request.from,
+                            count: request.count,
+                            reply,
+                        },
                     });
                 }
                 rr::Message::Response {

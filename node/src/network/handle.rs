@@ -4,15 +4,12 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use alloy_primitives::Bytes;
-use axolotl_common::{ChainRef, Height, KeyPair, PublicKey};
+use axolotl_common::{ChainRef, Hash, Height, KeyPair, PublicKey};
 use libp2p::{Multiaddr, PeerId, gossipsub::MessageId, request_response::ResponseChannel};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -22,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Fault, PeerStatus, SyncBlock,
-    codec::{SyncResponse, encode_transactions, split_transactions},
+    codec::{SyncRequest, SyncResponse, encode_transactions, split_transactions},
     limits::{
-        EVENT_QUEUE, MAX_QUEUED_CONSENSUS_BYTES, MAX_QUEUED_TRANSACTION_BYTES, MAX_SYNC_BLOCKS,
-        MAX_TRANSACTIONS_MESSAGE_BYTES, MAX_TRANSACTIONS_PER_MESSAGE, SYNC_TIMEOUT,
+        LOCKED_TIMEOUT, MAX_RECORD_MESSAGE_BYTES, MAX_SYNC_BLOCKS, MAX_TRANSACTIONS_MESSAGE_BYTES,
+        MAX_TRANSACTIONS_PER_MESSAGE, SYNC_TIMEOUT,
     },
     metrics::Metrics,
 };
@@ -151,6 +148,14 @@ impl BlocksReply {
             response,
         });
     }
+
+    /// Sends a block that is not final, or says that there is none.
+    pub fn send_locked(self, block: Option<Bytes>) {
+        let _ = self.commands.try_send(Command::Blocks {
+            channel: self.channel,
+            response: SyncResponse::locked(block),
+        });
+    }
 }
 
 /// What peers did.
@@ -159,6 +164,15 @@ pub enum NetworkEvent {
     /// A consensus message by gossip. It goes on to further peers only once it is accepted.
     Consensus {
         /// The peer that passed it on; its author stands inside.
+        from: PublicKey,
+        /// The message, not yet looked at.
+        bytes: Bytes,
+        /// For [`Network::accept`], [`Network::ignore`] or [`Network::reject`].
+        token: MessageToken,
+    },
+    /// A planned epoch record by gossip. It goes on to further peers only once it is accepted.
+    Record {
+        /// The peer that passed it on.
         from: PublicKey,
         /// The message, not yet looked at.
         bytes: Bytes,
@@ -190,6 +204,13 @@ pub enum NetworkEvent {
         /// How many at most; at most [`MAX_SYNC_BLOCKS`].
         count: u32,
         /// Where to answer.
+        reply: BlocksReply,
+    },
+    /// A peer asks for a block that is not final: one that this node is locked on, or has staged.
+    LockedWanted {
+        /// Hash of the block.
+        block: Hash,
+        /// Where to answer, with [`BlocksReply::send_locked`].
         reply: BlocksReply,
     },
     /// The peer exchanged its status and answered a ping.
@@ -225,18 +246,19 @@ pub struct PeerInfo {
 pub(crate) enum Command {
     PublishConsensus(Vec<u8>),
     PublishTransactions(Vec<u8>),
+    PublishRecord(Vec<u8>),
     SendTransactions(PublicKey, Vec<Bytes>),
     Judge(MessageToken, Verdict),
     RequestBlocks {
         peer: PublicKey,
-        from: Height,
-        count: u32,
+        request: SyncRequest,
         reply: oneshot::Sender<Result<SyncResponse, RequestError>>,
     },
     RequestStatus {
         peer: PublicKey,
         reply: oneshot::Sender<Result<PeerStatus, RequestError>>,
     },
+    AskStatuses,
     Blocks {
         channel: ResponseChannel<SyncResponse>,
         response: SyncResponse,
@@ -277,6 +299,28 @@ impl Network {
             });
         }
         self.offer(Command::PublishConsensus(bytes), "consensus_out")
+    }
+
+    /// Gossips a planned epoch record. Never waits. The same bytes are sent once in 5 s only: a
+    /// resend must differ.
+    ///
+    /// # Errors
+    /// When it is too long, or the network is behind or has ended.
+    pub fn publish_record(&self, bytes: Vec<u8>) -> Result<(), PublishError> {
+        if bytes.len() > MAX_RECORD_MESSAGE_BYTES {
+            return Err(PublishError::TooLarge {
+                found: bytes.len(),
+                max: MAX_RECORD_MESSAGE_BYTES,
+            });
+        }
+        self.offer(Command::PublishRecord(bytes), "record_out")
+    }
+
+    /// Asks every connected peer for its status now rather than with the next turn; the answers come
+    /// as [`NetworkEvent::StatusOf`]. Never waits.
+    pub fn ask_statuses(&self) {
+        // Without room the next turn brings them.
+        let _ = self.offer(Command::AskStatuses, "statuses");
     }
 
     /// Gossips transactions, in as few messages as fit. Never waits. A transaction longer than
@@ -345,20 +389,8 @@ impl Network {
         count: u32,
     ) -> Result<Vec<SyncBlock>, RequestError> {
         let count = count.min(MAX_SYNC_BLOCKS as u32);
-        let (reply, answer) = oneshot::channel();
-        let command = Command::RequestBlocks {
-            peer,
-            from,
-            count,
-            reply,
-        };
-        let sent = self.commands.send(command).await;
-        sent.map_err(|_| RequestError::Ended)?;
-        let response = timeout(SYNC_TIMEOUT, answer).await.map_err(|_| {
-            self.report(peer, Fault::Unanswered);
-            RequestError::Timeout
-        })?;
-        let response = response.map_err(|_| RequestError::Ended)??;
+        let request = SyncRequest::blocks(from, count);
+        let response = self.request_sync(peer, request, SYNC_TIMEOUT).await?;
         let blocks = Vec::<SyncBlock>::try_from(response).map_err(|error| {
             self.report(peer, Fault::Garbage);
             RequestError::Fault(error.to_string())
@@ -369,6 +401,45 @@ impl Network {
             return Err(RequestError::Fault(why));
         }
         Ok(blocks)
+    }
+
+    /// Asks a peer for a block that is not final; `None` when it has none of that hash. The bytes are
+    /// unchecked.
+    ///
+    /// # Errors
+    /// Says why there is no answer; a peer's fault has been charged to it.
+    pub async fn request_locked(
+        &self,
+        peer: PublicKey,
+        block: Hash,
+    ) -> Result<Option<Bytes>, RequestError> {
+        let request = SyncRequest::locked(block);
+        let response = self.request_sync(peer, request, LOCKED_TIMEOUT).await?;
+        response.into_locked().map_err(|error| {
+            self.report(peer, Fault::Oversized);
+            RequestError::Fault(error.to_string())
+        })
+    }
+
+    async fn request_sync(
+        &self,
+        peer: PublicKey,
+        request: SyncRequest,
+        patience: Duration,
+    ) -> Result<SyncResponse, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::RequestBlocks {
+            peer,
+            request,
+            reply,
+        };
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| RequestError::Ended)?;
+        let response = timeout(patience, answer).await.map_err(|_| {
+            self.report(peer, Fault::Unanswered);
+            RequestError::Timeout
+        })?;
+        response.map_err(|_| RequestError::Ended)?
     }
 
     /// Exchanges the status with a peer now.
@@ -455,125 +526,3 @@ impl Network {
             })
     }
 }
-
-/// Sizes of what waits for the node.
-#[derive(Debug, Default)]
-struct Waiting {
-    consensus_bytes: AtomicUsize,
-    transaction_bytes: AtomicUsize,
-}
-
-/// Events for the node, bounded in number and bytes.
-#[derive(Debug)]
-pub struct NetworkEvents {
-    receiver: mpsc::Receiver<NetworkEvent>,
-    waiting: Arc<Waiting>,
-}
-
-impl NetworkEvents {
-    /// The next event; `None` when the network has ended.
-    pub async fn recv(&mut self) -> Option<NetworkEvent> {
-        let event = self.receiver.recv().await?;
-        self.taken(&event);
-        Some(event)
-    }
-
-    /// The next event, if one waits.
-    pub fn try_recv(&mut self) -> Option<NetworkEvent> {
-        let event = self.receiver.try_recv().ok()?;
-        self.taken(&event);
-        Some(event)
-    }
-
-    fn taken(&self, event: &NetworkEvent) {
-        match event {
-            NetworkEvent::Consensus { bytes, .. } => {
-                let waiting = &self.waiting.consensus_bytes;
-                waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
-            }
-            NetworkEvent::Transactions { transactions, .. } => {
-                let waiting = &self.waiting.transaction_bytes;
-                waiting.fetch_sub(size_of_all(transactions), Ordering::Relaxed);
-            }
-            _ => {}
-        }
-    }
-}
-
-fn size_of_all(transactions: &[Bytes]) -> usize {
-    transactions.iter().map(|tx| tx.len()).sum()
-}
-
-/// The sending side of [`NetworkEvents`]; never waits.
-pub(crate) struct EventSender {
-    sender: mpsc::Sender<NetworkEvent>,
-    waiting: Arc<Waiting>,
-    metrics: Metrics,
-}
-
-impl EventSender {
-    /// Hands an event to the node, or drops and counts it. Says whether it was handed over.
-    pub(crate) fn offer(&self, event: NetworkEvent) -> bool {
-        let (kind, size, waiting, max_bytes, room) = match &event {
-            NetworkEvent::Consensus { bytes, .. } => (
-                "consensus",
-                bytes.len(),
-                Some(&self.waiting.consensus_bytes),
-                MAX_QUEUED_CONSENSUS_BYTES,
-                0,
-            ),
-            NetworkEvent::Transactions { transactions, .. } => (
-                "transactions",
-                size_of_all(transactions),
-                Some(&self.waiting.transaction_bytes),
-                MAX_QUEUED_TRANSACTION_BYTES,
-                EVENT_QUEUE / 2,
-            ),
-            NetworkEvent::StatusOf { .. } => ("status", 0, None, 0, EVENT_QUEUE / 4),
-            NetworkEvent::BlocksWanted { .. } => ("blocks_wanted", 0, None, 0, EVENT_QUEUE / 4),
-            NetworkEvent::Connected(_) => ("connected", 0, None, 0, 0),
-            NetworkEvent::Disconnected(_) => ("disconnected", 0, None, 0, 0),
-        };
-        let full = waiting.is_some_and(|bytes| bytes.load(Ordering::Relaxed) + size > max_bytes);
-        if full || self.sender.capacity() <= room {
-            self.metrics.dropped(kind);
-            if kind == "consensus" {
-                tracing::warn!(
-                    "consensus messages are dropped: the node does not take them in time"
-                );
-            }
-            return false;
-        }
-        if let Some(bytes) = waiting {
-            bytes.fetch_add(size, Ordering::Relaxed);
-        }
-        // There is room, and this is the only sender; a closed channel means that the node ends.
-        let sent = self.sender.try_send(event).is_ok();
-        if sent {
-            self.metrics.received(kind);
-        }
-        sent
-    }
-}
-
-/// The channel for events.
-pub(crate) fn event_channel(metrics: Metrics) -> (EventSender, NetworkEvents) {
-    let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
-    let waiting = Arc::new(Waiting::default());
-    let events = NetworkEvents {
-        receiver,
-        waiting: waiting.clone(),
-    };
-    (
-        EventSender {
-            sender,
-            waiting,
-            metrics,
-        },
-        events,
-    )
-}
-
-#[cfg(test)]
-#[path = "handle_tests.rs"]
-mod tests;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use axolotl_common::membership::MAX_RECORD_BYTES;
+
 /// Room in a consensus message beside the block: signatures, certificates and an epoch record of
 /// up to 1 MiB, which lies outside the block limit.
 pub const MAX_CONSENSUS_OVERHEAD_BYTES: usize = (1 << 20) + (128 << 10);
@@ -10,6 +12,8 @@ pub const MAX_CONSENSUS_OVERHEAD_BYTES: usize = (1 << 20) + (128 << 10);
 pub const MAX_TRANSACTIONS_MESSAGE_BYTES: usize = 512 << 10;
 /// Most transactions in one message. Senders split; more from a peer is a fault.
 pub const MAX_TRANSACTIONS_PER_MESSAGE: usize = 4_096;
+/// Longest gossip message with a record. A longer one from a peer is a fault.
+pub const MAX_RECORD_MESSAGE_BYTES: usize = MAX_RECORD_BYTES + 64;
 /// Gossip frames may be this much longer than the longest message: such a message is read, found
 /// too long by us and charged to its sender, while a still longer one only ends the stream.
 pub const GOSSIP_FRAME_SLACK_BYTES: usize = 256 << 10;
@@ -30,13 +34,17 @@ pub const MAX_SYNC_REQUEST_BYTES: usize = 256;
 pub const MAX_SYNC_BLOCKS: usize = 512;
 /// Block bytes that an answer is filled up to; the first block is sent whatever its size.
 pub const SYNC_ANSWER_TARGET_BYTES: usize = 2 << 20;
-/// Largest answer of `/axolotl/sync/1`: the target, passed by one block with its record at most, and
-/// the certificates.
-pub const MAX_SYNC_RESPONSE_BYTES: usize = 6 << 20;
-/// Largest proof of one block: a certificate of 128 signatures with room.
-pub const MAX_PROOF_BYTES: usize = 16 << 10;
+/// Largest answer of `/axolotl/sync/1`: the largest block of any chain with the record that it carries,
+/// the record that is its proof, and the records ahead of it.
+pub const MAX_SYNC_RESPONSE_BYTES: usize = 13 << 20;
+/// Largest proof of one block: a record, or a certificate of 128 signatures.
+pub const MAX_PROOF_BYTES: usize = MAX_RECORD_BYTES + 64;
+/// Most records ahead of one block.
+pub const MAX_SYNC_RECORDS: usize = 64;
 /// A sync request fails after this.
 pub const SYNC_TIMEOUT: Duration = Duration::from_secs(8);
+/// A request for a block that is not final fails after this: another holder is asked then.
+pub const LOCKED_TIMEOUT: Duration = Duration::from_secs(2);
 /// The stream of a sync request ends after this, on both sides. Longer than [`SYNC_TIMEOUT`]: an
 /// asker must not take the other side's giving up for its declining.
 pub const SYNC_STREAM_TIMEOUT: Duration = Duration::from_secs(12);
@@ -49,6 +57,8 @@ pub const MAX_STATUS_BYTES: usize = 4 << 10;
 pub const MAX_VERSION_LEN: usize = 64;
 /// Largest vote in a status.
 pub const MAX_VOTE_BYTES: usize = 1 << 10;
+/// Largest word of a seal in a status.
+pub const MAX_SEAL_BYTES: usize = 128;
 /// A status request fails after this.
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 /// The status of a peer is exchanged this often.
@@ -76,6 +86,9 @@ pub const PONG_FRESH: Duration = Duration::from_secs(5);
 
 /// The service looks at its timers this often.
 pub const TICK: Duration = Duration::from_millis(100);
+/// A peer that closes connections before it tells its status has most likely not heard of this node
+/// yet: so many times the pause before the next dial does not grow.
+pub const FLAT_DIALS: u32 = 25;
 /// First pause before a peer is dialled again.
 pub const DIAL_BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// Longest pause before a peer is dialled again.
@@ -118,6 +131,9 @@ pub const MAX_QUEUED_CONSENSUS_BYTES: usize = 48 << 20;
 /// also fill only half of the queue, so that they never displace consensus messages.
 pub const MAX_QUEUED_TRANSACTION_BYTES: usize = 8 << 20;
 
+/// Bytes of records that wait for the node; beyond, they are dropped and counted.
+pub const MAX_QUEUED_RECORD_BYTES: usize = 4 << 20;
+
 /// Points at which a peer is cut off. See [`super::Fault`].
 pub const BAN_SCORE: u32 = 100;
 /// Points that are forgiven per second.
@@ -137,5 +153,10 @@ pub const CONSENSUS_BYTES_PER_S: f64 = 64.0 * 1024.0 * 1024.0;
 pub const TRANSACTION_MESSAGES_PER_S: f64 = 2_000.0;
 /// Bytes of transactions that one peer may bring per second, and twice as many at once.
 pub const TRANSACTION_BYTES_PER_S: f64 = 16.0 * 1024.0 * 1024.0;
+/// Messages with a record that one peer may bring per second, and twice as many at once. Each costs
+/// a check of a signature.
+pub const RECORD_MESSAGES_PER_S: f64 = 20.0;
+/// Bytes of records that one peer may bring per second, and twice as many at once.
+pub const RECORD_BYTES_PER_S: f64 = 2.0 * 1024.0 * 1024.0;
 /// Sync and status requests that one peer may send per second, and twice as many at once.
 pub const REQUESTS_PER_S: f64 = 200.0;

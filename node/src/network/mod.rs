@@ -8,7 +8,7 @@
 //!
 //! - Only peers on the allow list stay connected; others are cut at once. A peer is *connected* when
 //!   the status exchange is done and a pong came within 5 s.
-//! - Gossip has two topics per chain, `axolotl/<chain id>/<genesis>/consensus` and `…/tx`. Messages are
+//! - Gossip has three topics per chain, `axolotl/<chain id>/<genesis>/consensus`, `…/tx` and `…/record`. Messages are
 //!   unsigned (votes and blocks carry their own signatures) and go straight to every peer; they are
 //!   passed on to others only after [`Network::accept`].
 //! - `/axolotl/status/1` and `/axolotl/sync/1` are request and response; `/axolotl/tx/1` brings transactions to
@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 mod behaviour;
 mod book;
 pub mod codec;
+mod events;
 mod exchange;
 mod guard;
 mod handle;
@@ -48,9 +49,10 @@ mod service;
 
 pub use book::known_peers;
 pub use codec::{PeerStatus, SyncBlock, WireError};
+pub use events::NetworkEvents;
 pub use handle::{
-    BlocksReply, MessageToken, Network, NetworkConfig, NetworkError, NetworkEvent, NetworkEvents,
-    PeerInfo, PublishError, RequestError, StatusSource,
+    BlocksReply, MessageToken, Network, NetworkConfig, NetworkError, NetworkEvent, PeerInfo,
+    PublishError, RequestError, StatusSource,
 };
 pub use score::Fault;
 
@@ -126,7 +128,7 @@ impl Network {
         let known = advertised.iter().chain([&first]);
         let known = known.map(|address| format!("{address}/p2p/{}", swarm.local_peer_id()));
         let (addresses_sender, addresses) = watch::channel(known.collect());
-        let (events, event_receiver) = handle::event_channel(metrics.clone());
+        let (events, event_receiver) = events::event_channel(metrics.clone());
         let shutdown = CancellationToken::new();
         let book = config.book.as_deref().map(book::Book::read);
         let now = std::time::Instant::now();

@@ -15,9 +15,9 @@ use super::{
     identity::{address_of, is_unspecified, strip_peer},
     limits::{
         CONSENSUS_BYTES_PER_S, CONSENSUS_MESSAGES_PER_S, DIAL_BACKOFF_MAX, DIAL_BACKOFF_MIN,
-        MAX_ADDRESSES_PER_PEER, MAX_ALLOWED_PEERS, MAX_BOOK_PEERS, MAX_DIALS_PER_TICK, PONG_FRESH,
-        REQUESTS_PER_S, STATUS_INTERVAL, STATUS_PATIENCE, TRANSACTION_BYTES_PER_S,
-        TRANSACTION_MESSAGES_PER_S,
+        FLAT_DIALS, MAX_ADDRESSES_PER_PEER, MAX_ALLOWED_PEERS, MAX_BOOK_PEERS, MAX_DIALS_PER_TICK,
+        PONG_FRESH, RECORD_BYTES_PER_S, RECORD_MESSAGES_PER_S, REQUESTS_PER_S, STATUS_INTERVAL,
+        STATUS_PATIENCE, TRANSACTION_BYTES_PER_S, TRANSACTION_MESSAGES_PER_S,
     },
     score::{Fault, Rate, Score},
 };
@@ -27,6 +27,7 @@ use super::{
 pub(crate) enum Traffic {
     Consensus,
     Transactions,
+    Records,
     Request,
 }
 
@@ -52,10 +53,13 @@ struct Peer {
     announced: bool,
     dialling: bool,
     backoff: Duration,
+    /// Connections in a row that ended without a status.
+    refusals: u32,
     dial_due: Instant,
     score: Score,
     consensus: [Rate; 2],
     transactions: [Rate; 2],
+    records: [Rate; 2],
     requests: Rate,
 }
 
@@ -77,6 +81,7 @@ impl Peer {
             announced: false,
             dialling: false,
             backoff: Duration::ZERO,
+            refusals: 0,
             dial_due: now,
             score: Score::default(),
             consensus: [
@@ -86,6 +91,10 @@ impl Peer {
             transactions: [
                 Rate::new(now, TRANSACTION_MESSAGES_PER_S),
                 Rate::new(now, TRANSACTION_BYTES_PER_S),
+            ],
+            records: [
+                Rate::new(now, RECORD_MESSAGES_PER_S),
+                Rate::new(now, RECORD_BYTES_PER_S),
             ],
             requests: Rate::new(now, REQUESTS_PER_S),
         }
@@ -179,6 +188,7 @@ impl Peers {
                 // New hope: dial at once.
                 peer.dial_due = now;
                 peer.backoff = Duration::ZERO;
+                peer.refusals = 0;
                 self.book_dirty = true;
             }
             peer.given = given;
@@ -290,6 +300,10 @@ impl Peers {
         if let Some(peer) = self.map.get_mut(key) {
             peer.connections.retain(|other| *other != id);
             if peer.connections.is_empty() {
+                if peer.status.is_none() && peer.refusals < FLAT_DIALS {
+                    peer.refusals += 1;
+                    peer.backoff = Duration::ZERO;
+                }
                 peer.rtt = None;
                 peer.last_pong = None;
                 peer.status = None;
@@ -329,6 +343,13 @@ impl Peers {
         due
     }
 
+    /// Brings the next status exchange with everybody forward.
+    pub(crate) fn ask_all(&mut self, now: Instant) {
+        for peer in self.map.values_mut() {
+            peer.status_due = peer.status_due.min(now);
+        }
+    }
+
     /// A status exchange that we began is over; without a status the next try comes soon.
     pub(crate) fn status_closed(&mut self, now: Instant, key: &PublicKey) {
         if let Some(peer) = self.map.get_mut(key) {
@@ -346,6 +367,7 @@ impl Peers {
             peer.status = Some((status, now));
             peer.status_due = now + STATUS_INTERVAL;
             peer.backoff = Duration::ZERO;
+            peer.refusals = 0;
             self.book_dirty |= peer.last_connected_s == 0;
             peer.last_connected_s = now_s;
             self.changed = true;
@@ -381,6 +403,7 @@ impl Peers {
         self.map.get_mut(key).is_none_or(|peer| match traffic {
             Traffic::Consensus => take(&mut peer.consensus, now, bytes),
             Traffic::Transactions => take(&mut peer.transactions, now, bytes),
+            Traffic::Records => take(&mut peer.records, now, bytes),
             Traffic::Request => peer.requests.take(now, 1.0),
         })
     }

@@ -29,9 +29,11 @@ fn status() -> PeerStatus {
         height: Height(0),
         head: Hash([0; 32]),
         epoch: Epoch(0),
-        sealed: false,
+        sealed: None,
+        unfit: false,
         version: String::new(),
         highest_vote_of_you: None,
+        seal_of_you: None,
     }
 }
 

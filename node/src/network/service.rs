@@ -23,10 +23,14 @@ use super::{
     Fault, MessageToken, NetworkEvent, PeerInfo, PeerStatus, RequestError, StatusSource,
     behaviour::{Behaviour, BehaviourEvent, Topics, chain_label},
     codec::{SyncResponse, decode_transactions},
+    events::EventSender,
     guard::GuardedEvent,
-    handle::{Command, EventSender, Verdict},
+    handle::{Command, Verdict},
     identity::{is_loopback, peer_id, public_key},
-    limits::{BOOK_INTERVAL, MAX_TRANSACTIONS_MESSAGE_BYTES, MAX_TRANSACTIONS_PER_MESSAGE, TICK},
+    limits::{
+        BOOK_INTERVAL, MAX_RECORD_MESSAGE_BYTES, MAX_TRANSACTIONS_MESSAGE_BYTES,
+        MAX_TRANSACTIONS_PER_MESSAGE, TICK,
+    },
     metrics::Metrics,
     peers::{Change, Peers, Traffic},
 };
@@ -117,15 +121,23 @@ impl Service {
                 let topic = self.parts.topics.transactions.hash();
                 self.publish(topic, bytes, "transactions");
             }
+            Command::PublishRecord(bytes) => {
+                let topic = self.parts.topics.records.hash();
+                self.publish(topic, bytes, "records");
+            }
             Command::SendTransactions(to, batch) => self.send_transactions(to, batch),
             Command::Judge(token, verdict) => self.judge(&token, verdict),
             Command::RequestBlocks {
                 peer,
-                from,
-                count,
+                request,
                 reply,
-            } => self.request_blocks(peer, from, count, reply),
+            } => self.request_blocks(peer, request, reply),
             Command::RequestStatus { peer, reply } => self.request_status(peer, Some(reply)),
+            Command::AskStatuses => {
+                let now = Instant::now();
+                self.parts.peers.ask_all(now);
+                self.ask_due_statuses(now);
+            }
             Command::Blocks { channel, response } => {
                 // An error means that the peer no longer waits.
                 let _ = self.behaviour().sync.send_response(channel, response);
@@ -231,9 +243,7 @@ impl Service {
             self.behaviour().allowed.allow_peer(peer_id(&key));
         }
         self.dial_due(now);
-        for peer in self.parts.peers.statuses(now) {
-            self.request_status(peer, None);
-        }
+        self.ask_due_statuses(now);
         self.announce_changes(now);
         if now - self.book_written >= BOOK_INTERVAL
             && let Some(path) = &self.parts.book
@@ -247,6 +257,12 @@ impl Service {
                     tracing::warn!(path = %path.display(), %error, "the peer book was not written");
                 }
             }));
+        }
+    }
+
+    fn ask_due_statuses(&mut self, now: Instant) {
+        for peer in self.parts.peers.statuses(now) {
+            self.request_status(peer, None);
         }
     }
 
@@ -317,9 +333,7 @@ impl Service {
                     self.parts
                         .peers
                         .connected(now, &key, connection_id, dialled);
-                    for peer in self.parts.peers.statuses(now) {
-                        self.request_status(peer, None);
-                    }
+                    self.ask_due_statuses(now);
                 }
             }
             SwarmEvent::ConnectionClosed {
@@ -424,8 +438,11 @@ impl Service {
         let token = MessageToken { id, source };
         let length = message.data.len();
         let consensus = message.topic == self.parts.topics.consensus.hash();
+        let record = message.topic == self.parts.topics.records.hash();
         let (max, traffic) = if consensus {
             (self.parts.max_consensus_bytes, Traffic::Consensus)
+        } else if record {
+            (MAX_RECORD_MESSAGE_BYTES, Traffic::Records)
         } else {
             (MAX_TRANSACTIONS_MESSAGE_BYTES, Traffic::Transactions)
         };
@@ -448,6 +465,17 @@ impl Service {
                 bytes: message.data.into(),
                 token,
             });
+            return;
+        }
+        if record {
+            let event = NetworkEvent::Record {
+                from,
+                bytes: message.data.into(),
+                token: token.clone(),
+            };
+            if !self.parts.events.offer(event) {
+                self.judge(&token, Verdict::Ignore);
+            }
             return;
         }
         let decoded = decode_transactions(

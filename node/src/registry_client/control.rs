@@ -3,7 +3,8 @@
 //! An order counts when the authority signed it, for this node, on this chain, with a number above
 //! the last one's. The number is made durable before the order is handed on: an order is carried
 //! out once or, after a crash in between, not at all; the registry sends the state of things again
-//! on every new stream.
+//! on every new stream. The number is told when a stream is opened, and the registry numbers its orders
+//! above it: one that was restored from a copy, or adopted the chain, would else not be heard.
 
 use std::{io, time::Duration};
 
@@ -146,7 +147,7 @@ async fn read_stream(
     orders: &mpsc::Sender<ReceivedOrder>,
     backoff: &mut Backoff,
 ) -> Result<Ended, ControlError> {
-    let mut response = match client.open_control().await {
+    let mut response = match client.open_control(context.last).await {
         Ok(response) => response,
         Err(error @ CallError::Refused(_)) => {
             tracing::warn!(%error, "no control stream; tried again");

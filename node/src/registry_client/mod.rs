@@ -21,7 +21,7 @@ use axolotl_common::{
     genesis::{GenesisDocument, GenesisError},
     registry_api::{
         ConsensusFailure, ControlAnswer, DiscoverResponse, HealthResponse, Heartbeat,
-        MembershipResponse, Problem, RegisterRequest, RegisterResponse, problem,
+        MembershipResponse, Problem, RegisterRequest, RegisterResponse, control_path, problem,
     },
     signed_request::{HEADER_JOIN_TOKEN, RequestSignature},
 };
@@ -112,6 +112,9 @@ fn unreachable(error: &reqwest::Error) -> CallError {
         text = cause.to_string();
         source = cause.source();
     }
+    if let Some(url) = error.url() {
+        text = format!("{}: {text}", url.origin().ascii_serialization());
+    }
     CallError::Unreachable(text)
 }
 
@@ -160,14 +163,20 @@ impl RegistryClient {
         &self.0.base
     }
 
-    fn join_token(&self) -> Option<String> {
-        let file = self.0.join_token_file.as_ref()?;
+    /// The join token; or why the file that should hold it does not.
+    fn join_token(&self) -> Result<Option<String>, String> {
+        let Some(file) = self.0.join_token_file.as_ref() else {
+            return Ok(None);
+        };
+        let fault = |why: String| Err(format!("JOIN_TOKEN_FILE={}: {why}", file.display()));
         match std::fs::read_to_string(file) {
-            Ok(text) => Some(text.trim().to_owned()),
-            Err(error) => {
-                tracing::debug!(%error, "{} cannot be read", file.display());
-                None
-            }
+            Err(error) => fault(error.to_string()),
+            Ok(text) => match text.trim() {
+                token if !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) => {
+                    Ok(Some(token.to_owned()))
+                }
+                _ => fault("expected a token on one line".to_owned()),
+            },
         }
     }
 
@@ -240,7 +249,18 @@ impl RegistryClient {
     /// # Errors
     /// See [`CallError`].
     pub async fn register(&self, request: &RegisterRequest) -> Result<RegisterResponse, CallError> {
-        self.post("/register", request, self.join_token()).await
+        let (token, fault) = match self.join_token() {
+            Ok(token) => (token, None),
+            Err(fault) => (None, Some(fault)),
+        };
+        let mut answer = self.post("/register", request, token).await;
+        // Only a key that the registry does not know needs the token: then its lack is told.
+        if let (Err(CallError::Refused(problem)), Some(fault)) = (&mut answer, fault)
+            && problem.kind == problem::JOIN_TOKEN
+        {
+            problem.detail = format!("{}; {fault}", problem.detail);
+        }
+        answer
     }
 
     /// Sends a heartbeat.
@@ -299,9 +319,10 @@ impl RegistryClient {
         accepted.map(|_: axolotl_common::registry_api::Accepted| ())
     }
 
-    /// Opens the control stream.
-    async fn open_control(&self) -> Result<Response, CallError> {
-        self.send_signed(Method::GET, "/control", None, None).await
+    /// Opens the control stream, for orders with numbers above `after`.
+    async fn open_control(&self, after: u64) -> Result<Response, CallError> {
+        let path = control_path(after);
+        self.send_signed(Method::GET, &path, None, None).await
     }
 }
 

@@ -1,14 +1,17 @@
 //! Keeps the node known to the registry: registers, sends heartbeats, registers again when the
 //! registry forgot it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axolotl_common::{
     Epoch, PublicKey,
     genesis::GenesisDocument,
     registry_api::{Heartbeat, RegisterRequest, RegisterResponse},
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{CallError, RegistryClient};
@@ -21,7 +24,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const FORMING_INTERVAL: Duration = Duration::from_millis(500);
 /// A refusal that no retry will change is tried again this seldom.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(30);
-/// Shortest pause between heartbeats, whatever the registry asks for.
+/// Shortest pause between heartbeats, whatever the registry asks for and however much changes.
 const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest pause between heartbeats, whatever the registry asks for.
 const MAX_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(60);
@@ -148,6 +151,10 @@ pub struct Presence<R, H> {
     pub updates: mpsc::Sender<PresenceUpdate>,
     /// How often heartbeats are sent; the registry's wish wins where there is none.
     pub interval: Option<Duration>,
+    /// Asks for a heartbeat before its time: something changed that the registry acts on.
+    pub prompt: Arc<Notify>,
+    /// Turns true once the registry has taken this process.
+    pub admitted: watch::Sender<bool>,
 }
 
 impl<R, H> Presence<R, H>
@@ -184,6 +191,7 @@ where
                     let wished = Duration::from_millis(response.heartbeat_interval_ms)
                         .clamp(MIN_HEARTBEAT_INTERVAL, MAX_HEARTBEAT_INTERVAL);
                     tracing::info!(node = %response.node_id, "registered: {}", response.message);
+                    self.admitted.send_replace(true);
                     self.tell(PresenceUpdate::Registered(Box::new(response)));
                     return self.interval.unwrap_or(wished);
                 }
@@ -217,7 +225,12 @@ where
                     if health.epoch > beat.epoch {
                         self.tell(PresenceUpdate::NewerEpoch(health.epoch));
                     }
-                    sleep(interval).await;
+                    let pause = pause_before(interval, health.heartbeat_interval_ms);
+                    sleep(pause.min(MIN_HEARTBEAT_INTERVAL)).await;
+                    tokio::select! {
+                        () = sleep(pause.saturating_sub(MIN_HEARTBEAT_INTERVAL)) => {}
+                        () = self.prompt.notified() => {}
+                    }
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut warned, true) {
@@ -239,9 +252,32 @@ where
     }
 }
 
+/// The pause before the next heartbeat: the node's own, or a shorter one that the registry asks for.
+fn pause_before(own: Duration, wished_ms: u64) -> Duration {
+    match wished_ms {
+        0 => own,
+        wished => own.min(Duration::from_millis(wished).max(MIN_HEARTBEAT_INTERVAL)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_registry_may_ask_for_heartbeats_sooner_but_not_later_nor_without_end() {
+        let ms = Duration::from_millis;
+        let table = [
+            (ms(5_000), 0, ms(5_000)),
+            (ms(5_000), 200, ms(200)),
+            (ms(5_000), 1, MIN_HEARTBEAT_INTERVAL),
+            (ms(5_000), 60_000, ms(5_000)),
+            (ms(20), 200, ms(20)),
+        ];
+        for (own, wished, expected) in table {
+            assert_eq!(pause_before(own, wished), expected, "{own:?}, {wished}");
+        }
+    }
 
     #[test]
     fn patience_grows_to_its_bound_and_differs_between_nodes() {

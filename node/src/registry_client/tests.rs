@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{control::OrderContext, *};
@@ -31,6 +31,8 @@ struct Seen {
     registrations: usize,
     beats: Vec<u64>,
     streams: u64,
+    /// What each stream was opened with.
+    queries: Vec<String>,
 }
 
 #[derive(Clone, Default)]
@@ -58,8 +60,9 @@ impl Fake {
     fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) {
         let get = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let signature = RequestSignature::from_headers(get).unwrap();
+        let path = uri.path_and_query().unwrap().as_str();
         signature
-            .verify(method.as_str(), uri.path(), body, wall_ms())
+            .verify(method.as_str(), path, body, wall_ms())
             .unwrap();
         let mut seen = self.0.lock().unwrap();
         assert!(signature.counter > seen.counter, "counters must grow");
@@ -127,6 +130,8 @@ async fn heartbeat(
         state: NodeState::Healthy,
         last_seen: String::new(),
         epoch: Epoch(3),
+        role: Role::Validator,
+        heartbeat_interval_ms: 0,
     })
     .into_response()
 }
@@ -140,6 +145,7 @@ async fn control(
 ) -> impl IntoResponse {
     fake.check(&method, &uri, &headers, b"");
     let mut seen = fake.0.lock().unwrap();
+    seen.queries.push(uri.query().unwrap().to_owned());
     seen.streams += 1;
     let n = seen.streams;
     let stop = |why: &str| Order::Stop { reason: why.into() };
@@ -220,6 +226,7 @@ async fn it_registers_until_the_genesis_is_known() {
 async fn a_forgotten_node_registers_again_and_its_heartbeats_go_on() {
     let (fake, client, _dir) = start().await;
     let (updates, mut heard) = mpsc::channel(16);
+    let (admitted, admission) = watch::channel(false);
     let shutdown = CancellationToken::new();
     let presence = Presence {
         client,
@@ -236,10 +243,16 @@ async fn a_forgotten_node_registers_again_and_its_heartbeats_go_on() {
             reachable: vec![],
             syncing: false,
             last_commit_age_ms: None,
+            voting: false,
+            unfit: None,
+            sealed: None,
         },
         updates,
         interval: Some(Duration::from_millis(20)),
+        prompt: Arc::default(),
+        admitted,
     };
+    assert!(!*admission.borrow());
     let task = tokio::spawn(presence.run(shutdown.clone()));
     let mut registered = 0;
     let mut newer = false;
@@ -250,6 +263,7 @@ async fn a_forgotten_node_registers_again_and_its_heartbeats_go_on() {
             other => panic!("{other:?}"),
         }
     }
+    assert!(*admission.borrow());
     shutdown.cancel();
     tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
     let beats = fake.0.lock().unwrap().beats.clone();
@@ -257,8 +271,58 @@ async fn a_forgotten_node_registers_again_and_its_heartbeats_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_told_at_once_and_not_with_the_next_turn() {
+    let (fake, client, _dir) = start().await;
+    let (updates, _heard) = mpsc::channel(16);
+    let shutdown = CancellationToken::new();
+    let prompt = Arc::new(tokio::sync::Notify::new());
+    let presence = Presence {
+        client,
+        request,
+        heartbeat: |seq| Heartbeat {
+            node_id: NodeId::numbered(1),
+            incarnation: 1,
+            seq,
+            height: Height(1),
+            epoch: Epoch(3),
+            leader: None,
+            tx_pool_size: 0,
+            peers: 0,
+            reachable: vec![],
+            syncing: false,
+            last_commit_age_ms: None,
+            voting: true,
+            unfit: None,
+            sealed: None,
+        },
+        updates,
+        interval: Some(Duration::from_secs(3_600)),
+        prompt: Arc::clone(&prompt),
+        admitted: watch::Sender::new(false),
+    };
+    let task = tokio::spawn(presence.run(shutdown.clone()));
+    // The second one is answered with a 404, after which the node registers and beats again.
+    for wanted in [1, 3, 4, 5] {
+        let reached = async {
+            while fake.0.lock().unwrap().beats.len() < wanted {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let waited = tokio::time::timeout(DEADLINE, reached).await;
+        assert!(
+            waited.is_ok(),
+            "{wanted}: {:?}",
+            fake.0.lock().unwrap().beats
+        );
+        prompt.notify_one();
+    }
+    shutdown.cancel();
+    tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_good_orders_arrive_each_once_and_numbered_durably() {
-    let (_fake, client, _dir) = start().await;
+    let (fake, client, _dir) = start().await;
     let (orders, mut heard) = mpsc::channel(16);
     let shutdown = CancellationToken::new();
     let stored = Arc::new(Mutex::new(Vec::new()));
@@ -293,6 +357,8 @@ async fn only_good_orders_arrive_each_once_and_numbered_durably() {
             "handed on before it was durable"
         );
     }
+    let queries = fake.0.lock().unwrap().queries.clone();
+    assert_eq!(queries[..3], ["after=5", "after=11", "after=12"]);
     shutdown.cancel();
     tokio::time::timeout(DEADLINE, task)
         .await

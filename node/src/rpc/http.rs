@@ -13,6 +13,7 @@ use axum::{
 use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, TryAcquireError},
@@ -23,8 +24,8 @@ use tower::ServiceExt;
 use tower_http::cors::{Any, CorsLayer};
 
 use super::{
-    Rpc, RpcContext, RpcLimits,
-    connections::{Place, Slot},
+    Rpc, RpcContext,
+    connections::{Connections, Place, Slot},
     dispatch,
     envelope::{self, Body as Calls, Call},
     error::RpcError,
@@ -45,6 +46,10 @@ const DRAIN: Duration = Duration::from_secs(3);
 const BACKLOG: u32 = 1_024;
 /// Pause after a failed accept, so that a lack of file descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections for probes and metrics: each asks once and is gone.
+const MAX_PROBE_CONNECTIONS: usize = 32;
+/// Time for the head of a probe, for idling after it, and for taking nothing of its answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A repeated complaint is logged this often.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 
@@ -84,6 +89,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Bounds of the connections of one listener.
+#[derive(Clone, Copy, Debug)]
+struct ConnectionLimits {
+    header_timeout: Duration,
+    write_timeout: Duration,
+}
+
 /// Serves the interface on `listener` until `shutdown`, then lets calls in progress end for up to
 /// three seconds.
 ///
@@ -96,10 +108,61 @@ pub async fn serve(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     let rpc = Rpc::new(context);
-    let routes = routes(Arc::clone(&rpc));
+    let limits = ConnectionLimits {
+        header_timeout: rpc.limits().header_timeout,
+        write_timeout: rpc.limits().write_timeout,
+    };
+    let connections = Arc::clone(&rpc.connections);
+    tracing::info!(%address, "JSON-RPC is open");
+    accept(
+        "JSON-RPC",
+        listener,
+        connections,
+        routes(rpc),
+        limits,
+        shutdown,
+    )
+    .await;
+    Ok(())
+}
+
+/// Serves other routes (probes, metrics) with the same care for connections: few of them, silent
+/// ones make room for new ones.
+pub async fn serve_probes(listener: TcpListener, routes: Router, shutdown: CancellationToken) {
+    let connections = Connections::new(share_of_open_files(MAX_PROBE_CONNECTIONS));
+    let limits = ConnectionLimits {
+        header_timeout: PROBE_TIMEOUT,
+        write_timeout: PROBE_TIMEOUT,
+    };
+    let name = "the node's HTTP";
+    accept(
+        name,
+        listener,
+        Arc::new(connections),
+        routes,
+        limits,
+        shutdown,
+    )
+    .await;
+}
+
+/// At most `most`, and at most a quarter of the files that this process may open: logs, peers and
+/// the registry need theirs.
+pub(super) fn share_of_open_files(most: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / 4).unwrap_or(most).clamp(4, most)
+}
+
+async fn accept(
+    name: &'static str,
+    listener: TcpListener,
+    connections: Arc<Connections>,
+    routes: Router,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) {
     let tasks = TaskTracker::new();
     let mut complaints = Complaints::default();
-    tracing::info!(%address, "JSON-RPC is open");
     loop {
         let accepted = tokio::select! {
             biased;
@@ -109,38 +172,32 @@ pub async fn serve(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                let cut = rpc.connections.make_room();
+                let cut = connections.make_room();
                 complaints.say(|| {
-                    tracing::warn!(%error, cut, "could not accept a JSON-RPC connection; the one idle longest was cut; raise the limit of open files if this stays");
+                    tracing::warn!(%error, cut, "could not accept a connection to {name}; the one idle longest was cut; raise the limit of open files if this stays");
                 });
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        match rpc.connections.admit() {
+        match connections.admit() {
             Some(place) => {
-                tasks.spawn(connection(
-                    stream,
-                    place,
-                    routes.clone(),
-                    rpc.limits().clone(),
-                    shutdown.clone(),
-                ));
+                let (routes, shutdown) = (routes.clone(), shutdown.clone());
+                tasks.spawn(connection(stream, place, routes, limits, shutdown));
             }
             None => complaints.say(|| {
-                let open = rpc.connections.len();
+                let open = connections.len();
                 tracing::warn!(
                     open,
-                    "all JSON-RPC connections are busy; a new one was refused"
+                    "all connections to {name} are busy; a new one was refused"
                 );
             }),
         }
     }
     tasks.close();
     if timeout(DRAIN, tasks.wait()).await.is_err() {
-        tracing::warn!(left = tasks.len(), "JSON-RPC calls did not end in time");
+        tracing::warn!(left = tasks.len(), "calls to {name} did not end in time");
     }
-    Ok(())
 }
 
 /// Serves one connection until it ends, is cut, or the node stops.
@@ -148,7 +205,7 @@ async fn connection(
     stream: TcpStream,
     place: Place,
     routes: Router,
-    limits: RpcLimits,
+    limits: ConnectionLimits,
     shutdown: CancellationToken,
 ) {
     // Answers are small and clients wait for them; a failure only costs time.
@@ -183,7 +240,7 @@ async fn connection(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a JSON-RPC connection ended");
+        tracing::debug!(%error, "a connection ended");
     }
 }
 

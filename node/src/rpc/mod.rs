@@ -41,7 +41,7 @@ use axolotl_ledger::Tx;
 use tokio::sync::Semaphore;
 
 pub use error::RpcError;
-pub use http::{bind, router, serve};
+pub use http::{bind, router, serve, serve_probes};
 
 use crate::{mempool::Mempool, storage::Chain};
 use connections::Connections;
@@ -51,7 +51,8 @@ use filters::Filters;
 /// What a client may cost. Every default is a bound that a busy honest client does not reach.
 #[derive(Clone, Debug)]
 pub struct RpcLimits {
-    /// Open connections; beyond it the one that has been idle longest is cut.
+    /// Open connections; beyond it the one that has been idle longest is cut. By default at most a
+    /// quarter of the files that the process may open.
     pub max_connections: usize,
     /// Time for the head of a request, and longest idle time between requests.
     pub header_timeout: Duration,
@@ -89,7 +90,7 @@ impl Default for RpcLimits {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
         Self {
-            max_connections: 1_000,
+            max_connections: http::share_of_open_files(1_000),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(15),
             write_timeout: Duration::from_secs(15),

@@ -50,11 +50,12 @@ pub(super) fn status(rpc: &Rpc) -> Answer {
     write(&(rpc.context.status)())
 }
 
-/// `axolotl_getCommitCertificate`: the proof that a block is final; `null` for block 0 and for
-/// blocks that are not there.
+/// `axolotl_getCommitCertificate`: the votes that make a block final; `null` for block 0, for blocks
+/// that are not there, and for one that a recovery or forced record adopted: the block above it carries
+/// that record.
 pub(super) fn commit_certificate(rpc: &Rpc, block: BlockParam) -> Answer {
     let stored = rpc.block(block)?;
-    write(&stored.and_then(|stored| stored.certificate.clone()))
+    write(&stored.and_then(|stored| stored.proof.as_ref()?.certificate().cloned()))
 }
 
 /// The validators of the epoch that decides the next block.

@@ -1,6 +1,6 @@
-//! The block log: every final block with its certificate and its receipts.
+//! The block log: every final block with its proof and its receipts.
 //!
-//! A record holds the block's bytes, the certificate that made it final, the receipts, and the
+//! A record holds the block's bytes, the proof that it is final, the receipts, and the
 //! transactions' senders, so that reading a block back recovers no signature. Beside the log lies an
 //! index from height to position, 8 bytes a block, read with `pread`; it is derived data, synced at
 //! each checkpoint and rebuilt from the log where it is missing.
@@ -10,7 +10,7 @@
 //! peers, is appended again ([`BlockLog::append`]) and takes the place of the damaged one.
 //!
 //! ```text
-//! version 1 | height 8 | lengths of block, certificate, receipts 4 each | the three | senders
+//! version 2 | height 8 | lengths of block, proof, receipts 4 each | the three | senders
 //! ```
 
 use std::{
@@ -25,7 +25,7 @@ use std::{
 
 use alloy_primitives::Address;
 use alloy_rlp::Header as RlpHeader;
-use axolotl_common::{CommitCertificate, Height};
+use axolotl_common::{BlockProof, Height};
 use axolotl_ledger::Receipt;
 use borsh::BorshDeserialize;
 
@@ -37,7 +37,7 @@ use super::{
 /// Largest record. A block of 300 M gas can log 40 MB, and its own bytes are at most 16 MB.
 pub const MAX_BLOCK_RECORD_BYTES: usize = 64 << 20;
 const SEGMENT_BYTES: u64 = 256 << 20;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const PREFIX_BYTES: usize = 21;
 const NO_RECEIPTS: u32 = u32::MAX;
 const INDEX_MAGIC: [u8; 8] = *b"AXHEIGH1";
@@ -95,9 +95,9 @@ impl BlockRecord {
             u32::from_le_bytes(bytes)
         };
         let height = u64::from_le_bytes(header[1..9].try_into().expect("eight bytes"));
-        let (block, certificate, receipts) = (number(9), number(13), number(17));
+        let (block, proof, receipts) = (number(9), number(13), number(17));
         let receipts = (receipts != NO_RECEIPTS).then_some(receipts as usize);
-        let lengths = [block as usize, certificate as usize];
+        let lengths = [block as usize, proof as usize];
         let used = PREFIX_BYTES + lengths[0] + lengths[1] + receipts.unwrap_or(0);
         if used > payload.len() || !(payload.len() - used).is_multiple_of(20) {
             return Err("the lengths in the record do not fit");
@@ -120,14 +120,14 @@ impl BlockRecord {
         &self.payload[PREFIX_BYTES..PREFIX_BYTES + self.lengths[0]]
     }
 
-    /// The certificate.
+    /// The proof that the block is final.
     ///
     /// # Errors
     /// When it cannot be decoded.
-    pub fn certificate(&self) -> Result<CommitCertificate, String> {
+    pub fn proof(&self) -> Result<BlockProof, String> {
         let from = PREFIX_BYTES + self.lengths[0];
-        CommitCertificate::try_from_slice(&self.payload[from..from + self.lengths[1]])
-            .map_err(|e| format!("certificate: {e}"))
+        BlockProof::try_from_slice(&self.payload[from..from + self.lengths[1]])
+            .map_err(|e| format!("proof: {e}"))
     }
 
     /// The receipts; `None` when the block was repaired and its receipts are lost.
@@ -196,8 +196,8 @@ pub struct NewBlock<'a> {
     pub height: Height,
     /// The block's bytes.
     pub block: &'a [u8],
-    /// Its certificate.
-    pub certificate: &'a CommitCertificate,
+    /// The proof that it is final.
+    pub proof: &'a BlockProof,
     /// Its receipts; `None` when it was fetched to repair a damaged record.
     pub receipts: Option<&'a [Receipt]>,
     /// The senders of its transactions; may be empty.
@@ -315,17 +315,17 @@ impl BlockLog {
     /// # Errors
     /// Every error is final: the process must end.
     pub fn append(&self, new: &NewBlock<'_>) -> Result<(), LogError> {
-        let certificate = borsh::to_vec(new.certificate).expect("writing to a Vec does not fail");
+        let proof = borsh::to_vec(new.proof).expect("writing to a Vec does not fail");
         let receipts = new.receipts.map(encode_receipts);
         let mut prefix = [0; PREFIX_BYTES];
         prefix[0] = VERSION;
         prefix[1..9].copy_from_slice(&new.height.0.to_le_bytes());
         prefix[9..13].copy_from_slice(&(new.block.len() as u32).to_le_bytes());
-        prefix[13..17].copy_from_slice(&(certificate.len() as u32).to_le_bytes());
+        prefix[13..17].copy_from_slice(&(proof.len() as u32).to_le_bytes());
         let length = receipts.as_ref().map_or(NO_RECEIPTS, |r| r.len() as u32);
         prefix[17..21].copy_from_slice(&length.to_le_bytes());
         let receipts = receipts.unwrap_or_default();
-        let mut parts: Vec<&[u8]> = vec![&prefix, new.block, &certificate, &receipts];
+        let mut parts: Vec<&[u8]> = vec![&prefix, new.block, &proof, &receipts];
         parts.extend(new.senders.iter().map(|sender| sender.as_slice()));
         let position = self.lock().append(&parts)?;
         Ok(self.index.set(new.height, position)?)

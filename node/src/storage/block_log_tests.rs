@@ -1,7 +1,7 @@
 use std::fs;
 
 use alloy_consensus::TxType;
-use axolotl_common::{Epoch, Hash, Round};
+use axolotl_common::{CommitCertificate, Epoch, Hash, Round};
 
 use super::*;
 
@@ -10,14 +10,14 @@ const SMALL: LogOptions = LogOptions {
     max_record_bytes: 2 << 10,
 };
 
-fn certificate(height: u64) -> CommitCertificate {
-    CommitCertificate {
+fn proof(height: u64) -> BlockProof {
+    BlockProof::Certificate(CommitCertificate {
         epoch: Epoch(0),
         height: Height(height),
         round: Round(0),
         block: Hash([height as u8; 32]),
         signatures: Vec::new(),
-    }
+    })
 }
 
 fn receipt(height: u64) -> Receipt {
@@ -36,7 +36,7 @@ fn append(log: &BlockLog, height: u64, receipts: bool) {
     log.append(&NewBlock {
         height: Height(height),
         block: &vec![height as u8; 100 + height as usize],
-        certificate: &certificate(height),
+        proof: &proof(height),
         receipts: receipts.then_some(&[receipt(height)]),
         senders: &[Address::repeat_byte(height as u8)],
     })
@@ -46,7 +46,7 @@ fn append(log: &BlockLog, height: u64, receipts: bool) {
 fn check(log: &BlockLog, height: u64) {
     let record = log.read(Height(height)).unwrap().unwrap();
     assert_eq!(record.block(), vec![height as u8; 100 + height as usize]);
-    assert_eq!(record.certificate().unwrap(), certificate(height));
+    assert_eq!(record.proof().unwrap(), proof(height));
     assert_eq!(record.receipts().unwrap().unwrap(), [receipt(height)]);
     assert_eq!(record.senders(), [Address::repeat_byte(height as u8)]);
 }

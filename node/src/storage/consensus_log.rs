@@ -4,24 +4,35 @@
 //! height that it belongs to, so that a restart reads back those of one height, and a test reads
 //! all of them to look for double signs. Records are opaque here. Segments are dropped once all of
 //! their heights lie more than [`KEPT_HEIGHTS`] below the newest.
+//!
+//! One record is never dropped: the last that was appended with [`ConsensusLog::append_kept`]. It lies in
+//! the log like any other, and once more in a file of its own (magic, CRC-32C, epoch, height, record),
+//! replaced as a whole by the sync that makes it durable. A seal is such a record.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use axolotl_common::{Epoch, Height};
 
-use super::record_log::{
-    Item, LogError, LogOptions, LogReader, OpenReport, Record, RecordLog, Records, Stretch,
+use super::{
+    files::{read_if_there, write_atomic},
+    record_log::{
+        Item, LogError, LogOptions, LogReader, OpenReport, Record, RecordLog, Records, Stretch,
+    },
 };
 
 /// Heights below the newest whose records are kept.
 pub const KEPT_HEIGHTS: u64 = 1_000;
-/// Largest record: a block of 8 MiB, the largest that a genesis allows, and what stands around it.
-pub const MAX_CONSENSUS_RECORD_BYTES: usize = 9 << 20;
+/// Largest record: a block of 8 MiB, the largest that a genesis allows, the epoch record that it carries,
+/// and what stands around it.
+pub const MAX_CONSENSUS_RECORD_BYTES: usize = 10 << 20;
 const SEGMENT_BYTES: u64 = 16 << 20;
 const PREFIX_BYTES: usize = 16;
+/// The file with the record that is never dropped.
+const KEPT_FILE: &str = "kept";
+const KEPT_MAGIC: &[u8] = b"AXKEPT1\0";
 
 const OPTIONS: LogOptions = LogOptions {
     segment_bytes: SEGMENT_BYTES,
@@ -67,6 +78,11 @@ pub struct ConsensusLog {
     options: LogOptions,
     /// Height of the first record of each segment that has one.
     first_heights: BTreeMap<u64, Height>,
+    /// The record that is never dropped.
+    kept: Option<ConsensusRecord>,
+    kept_path: PathBuf,
+    /// Whether the kept record waits for its sync.
+    kept_unsynced: bool,
 }
 
 impl ConsensusLog {
@@ -87,7 +103,7 @@ impl ConsensusLog {
         } else {
             0
         };
-        let (log, report) = RecordLog::open(dir, options, newest, &mut |_| {})?;
+        let (log, mut report) = RecordLog::open(dir, options, newest, &mut |_| {})?;
         let reader = log.reader();
         let mut first_heights = BTreeMap::new();
         for segment in reader.bounds().0 {
@@ -95,10 +111,14 @@ impl ConsensusLog {
                 first_heights.insert(segment, height);
             }
         }
+        let kept_path = dir.join(KEPT_FILE);
         let log = Self {
             log,
             options,
             first_heights,
+            kept: read_kept(&kept_path, &mut report)?,
+            kept_path,
+            kept_unsynced: false,
         };
         Ok((log, report))
     }
@@ -118,12 +138,51 @@ impl ConsensusLog {
         Ok(())
     }
 
+    /// Appends a record that is never dropped, in place of the last one of that kind. It is durable
+    /// after [`Self::sync`].
+    ///
+    /// # Errors
+    /// See [`RecordLog::append`].
+    pub fn append_kept(
+        &mut self,
+        epoch: Epoch,
+        height: Height,
+        bytes: &[u8],
+    ) -> Result<(), LogError> {
+        self.append(epoch, height, bytes)?;
+        self.kept_unsynced = true;
+        self.kept = Some(ConsensusRecord {
+            epoch,
+            height,
+            bytes: bytes.to_vec(),
+        });
+        Ok(())
+    }
+
+    /// The record that is never dropped.
+    pub fn kept(&self) -> Option<&ConsensusRecord> {
+        self.kept.as_ref()
+    }
+
     /// Makes everything appended so far durable.
     ///
     /// # Errors
     /// Every error is final: the process must end.
     pub fn sync(&mut self) -> Result<(), LogError> {
-        self.log.sync()
+        self.log.sync()?;
+        if let Some(kept) = self.kept.as_ref().filter(|_| self.kept_unsynced) {
+            let payload = [
+                &kept.epoch.0.to_le_bytes(),
+                &kept.height.0.to_le_bytes(),
+                &*kept.bytes,
+            ]
+            .concat();
+            let crc = crc32c::crc32c(&payload).to_le_bytes();
+            let file = [KEPT_MAGIC, &crc, &payload].concat();
+            write_atomic(&self.kept_path, &file)?;
+            self.kept_unsynced = false;
+        }
+        Ok(())
     }
 
     /// The records of one height of one epoch, in order: what the core replays after a restart.
@@ -194,6 +253,27 @@ impl ConsensusLog {
     pub fn options(&self) -> LogOptions {
         self.options
     }
+}
+
+/// Reads the kept record; damage to it goes into the report.
+fn read_kept(path: &Path, report: &mut OpenReport) -> Result<Option<ConsensusRecord>, LogError> {
+    let max = (MAX_CONSENSUS_RECORD_BYTES + PREFIX_BYTES) as u64 + 64;
+    let Some(file) = read_if_there(path, max)? else {
+        return Ok(None);
+    };
+    let kept = file
+        .strip_prefix(KEPT_MAGIC)
+        .and_then(|rest| rest.split_first_chunk::<4>())
+        .filter(|(crc, payload)| **crc == crc32c::crc32c(payload).to_le_bytes())
+        .and_then(|(_, payload)| ConsensusRecord::read(payload.to_vec()));
+    if kept.is_none() {
+        report.damage.push(Stretch {
+            path: path.to_owned(),
+            position: 0,
+            bytes: file.len() as u64,
+        });
+    }
+    Ok(kept)
 }
 
 fn first_height(reader: &LogReader, segment: u64) -> Result<Option<Height>, LogError> {
@@ -296,6 +376,60 @@ mod tests {
             assert!(heights.windows(2).all(|w| w[0] + 1 == w[1]));
             assert!((1_000..1_200).contains(&heights.len()), "{}", heights.len());
         }
+    }
+
+    #[test]
+    fn the_kept_record_outlives_every_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = open(dir.path());
+        log.append(Epoch(0), Height(1), &[1; 30]).unwrap();
+        log.append_kept(Epoch(0), Height(1), b"sealed").unwrap();
+        log.sync().unwrap();
+        let expected = ConsensusRecord {
+            epoch: Epoch(0),
+            height: Height(1),
+            bytes: b"sealed".to_vec(),
+        };
+        assert_eq!(log.records_of(Epoch(0), Height(1)).unwrap().len(), 2);
+        for height in 2..=5_000u64 {
+            log.append(Epoch(1), Height(height), &[7; 30]).unwrap();
+            if height % 1_000 == 0 {
+                log.sync().unwrap();
+                assert_eq!(log.kept(), Some(&expected), "height {height}");
+                drop(log);
+                log = open(dir.path());
+            }
+        }
+        let in_log = log.all().any(|record| record.unwrap() == expected);
+        assert!(!in_log, "its segment is long gone");
+        assert_eq!(log.kept(), Some(&expected));
+        // A later one takes its place, once it is durable.
+        log.append_kept(Epoch(1), Height(5_000), b"again").unwrap();
+        log.sync().unwrap();
+        drop(log);
+        let log = open(dir.path());
+        assert_eq!(log.kept().unwrap().bytes, b"again");
+        assert_eq!(log.kept().unwrap().epoch, Epoch(1));
+    }
+
+    #[test]
+    fn a_kept_record_counts_after_its_sync_only_and_damage_to_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = open(dir.path());
+        log.append_kept(Epoch(0), Height(1), b"first").unwrap();
+        drop(log);
+        assert_eq!(open(dir.path()).kept(), None);
+        let mut log = open(dir.path());
+        log.append_kept(Epoch(0), Height(1), b"first").unwrap();
+        log.sync().unwrap();
+        drop(log);
+        let path = dir.path().join(KEPT_FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let (log, report) = ConsensusLog::open_with(dir.path(), SMALL).unwrap();
+        assert_eq!(log.kept(), None);
+        assert_eq!(report.damage.len(), 1, "and so the node does not vote");
     }
 
     #[test]

@@ -26,11 +26,13 @@ pub struct FileError {
 }
 
 /// What a person might do about an error of the system.
-fn hint(error: &io::Error) -> &'static str {
+pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull => " (the disk is full: free some space and start again)",
         io::ErrorKind::QuotaExceeded => " (the disk quota is used up: raise it and start again)",
-        io::ErrorKind::PermissionDenied => " (the data directory must belong to the node's user)",
+        io::ErrorKind::PermissionDenied => {
+            " (the directory must belong to the user of this program)"
+        }
         io::ErrorKind::ReadOnlyFilesystem => " (the file system is mounted read-only)",
         _ => "",
     }

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | [`data_dir`] | lock, identity, incarnation, genesis, small records | when the call returns |
 //! | [`consensus_log`] | what consensus needs after a crash | after `sync` |
-//! | [`block_log`] | blocks, receipts, certificates | after `publish` |
+//! | [`block_log`] | blocks, receipts, proofs | after `publish` |
+//! | [`chain`] | recovery records, and what is staged for the next | when the call returns |
 //! | [`state_store`] | state and indexes at the last checkpoint | derived from the block log |
 //!
 //! The logs and the small records are the only durable truth; the state store can be removed at any
@@ -21,7 +22,8 @@ pub mod schema;
 pub mod state_store;
 
 pub use chain::{
-    Chain, ChainStats, Head, Replay, StateUnavailable, StorageError, StorageOptions, StoredBlock,
+    ActivateError, Activated, Chain, ChainStats, Head, RawBlock, Replay, StageError, Staged,
+    StateUnavailable, StorageError, StorageOptions, StoredBlock,
 };
 pub use consensus_log::ConsensusLog;
 pub use data_dir::{DataDir, DataDirError};

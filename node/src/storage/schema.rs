@@ -12,12 +12,12 @@
 use alloy_consensus::Header;
 use alloy_primitives::{B256, U256};
 use alloy_rlp::Decodable;
-use axolotl_common::{EpochRecord, Hash};
+use axolotl_common::{Hash, SignedRecord, recovery::Sets};
 use borsh::{BorshDeserialize, BorshSerialize};
 use redb::TableDefinition;
 
 /// Version of this schema.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+pub(super) const SCHEMA_VERSION: u32 = 3;
 
 pub(super) const ACCOUNTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("accounts");
 pub(super) const STORAGE: TableDefinition<'_, &[u8; 64], &[u8]> = TableDefinition::new("storage");
@@ -39,8 +39,12 @@ pub struct Checkpoint {
     pub header: Header,
     /// End of the block log when the checkpoint was taken.
     pub log_position: u64,
-    /// Record of the epoch that governs the next block.
-    pub epoch: EpochRecord,
+    /// Validators of the newest epochs; the last one governs the next block.
+    pub sets: Sets,
+    /// Whether the last one begins above this block.
+    pub begins: bool,
+    /// The recovery or forced record that the next block must carry.
+    pub due: Option<SignedRecord>,
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -50,7 +54,9 @@ struct Stored {
     hash: Hash,
     header: Vec<u8>,
     log_position: u64,
-    epoch: EpochRecord,
+    sets: Sets,
+    begins: bool,
+    due: Option<SignedRecord>,
 }
 
 impl Checkpoint {
@@ -66,7 +72,9 @@ impl Checkpoint {
             hash: Hash(self.hash.0),
             header: alloy_rlp::encode(&self.header),
             log_position: self.log_position,
-            epoch: self.epoch.clone(),
+            sets: self.sets.clone(),
+            begins: self.begins,
+            due: self.due.clone(),
         };
         borsh::to_vec(&stored).expect("writing to a Vec does not fail")
     }
@@ -89,7 +97,9 @@ impl Checkpoint {
             hash: B256::from(stored.hash.0),
             header,
             log_position: stored.log_position,
-            epoch: stored.epoch,
+            sets: stored.sets,
+            begins: stored.begins,
+            due: stored.due,
         })
     }
 }

@@ -13,6 +13,7 @@ use alloy_primitives::{B256, Bytes, U256};
 use axolotl_ledger::{Account, StateDiff, Tx};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata};
 
+use super::files::hint;
 use super::schema::{
     ACCOUNTS, BLOCKS, CHECKPOINT, CODE, Checkpoint, META, STORAGE, TRANSACTIONS, read_value,
     slot_key, trimmed,
@@ -22,7 +23,7 @@ use super::schema::{
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// redb failed.
-    #[error("state store {}: {source}", path.display())]
+    #[error("state store {}: {source}{}", path.display(), advice(source))]
     Database {
         /// The file.
         path: PathBuf,
@@ -55,6 +56,14 @@ impl StoreError {
                 ) || is_no_database(source)
             }
         }
+    }
+}
+
+/// What a person might do about an error of the system.
+fn advice(error: &redb::Error) -> &'static str {
+    match error {
+        redb::Error::Io(error) => hint(error),
+        _ => "",
     }
 }
 

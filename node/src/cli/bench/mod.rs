@@ -16,7 +16,6 @@ mod report;
 mod watch;
 
 use std::{
-    io::{IsTerminal, Write as _},
     num::NonZeroUsize,
     path::PathBuf,
     process::ExitCode,
@@ -35,7 +34,8 @@ pub use self::{
 };
 use super::{
     json_rpc::JsonRpc,
-    registry::{self, DEFAULT_REGISTRY_URL},
+    options::{OutputArgs, RegistryArgs, advise, check_url},
+    output, registry,
 };
 
 /// Arguments of `axolotl bench`.
@@ -56,9 +56,8 @@ pub struct BenchArgs {
     /// JSON-RPC addresses to use instead of the registry's healthy nodes; may be repeated.
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub rpc: Vec<String>,
-    /// Registry that knows the nodes.
-    #[arg(long, env = "REGISTRY_URL", default_value = DEFAULT_REGISTRY_URL, value_name = "URL")]
-    pub registry_url: String,
+    #[command(flatten)]
+    registry: RegistryArgs,
     /// File with the secret key (hexadecimal) of the account that funds the senders, for chains
     /// without the development accounts.
     #[arg(long, value_name = "FILE")]
@@ -69,9 +68,8 @@ pub struct BenchArgs {
     /// How long to wait, after the last transfer was handed in, for all to be finalised.
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub drain: Duration,
-    /// Print the report as JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Most transfers of one run: they are signed and kept in memory beforehand, about 1 KiB each.
@@ -90,10 +88,10 @@ const REGISTRY_TIMEOUT: Duration = Duration::from_secs(5);
 /// When the system cannot be reached or the senders cannot be funded; the text says what to do.
 pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let report = measure(&args).await?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    if args.output.json {
+        output::print_json(&report)?;
     } else {
-        print!("{}", report.text());
+        output::print(&report.text())?;
     }
     Ok(if report.is_clean() {
         ExitCode::SUCCESS
@@ -109,7 +107,10 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 pub async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
     let transfers = transfers_of(args)?;
     let senders = senders_of(args, transfers)?;
-    let status = registry::status(&args.registry_url, REGISTRY_TIMEOUT).await;
+    for url in &args.rpc {
+        check_url("--rpc", url)?;
+    }
+    let status = registry::status(args.registry.url(), REGISTRY_TIMEOUT).await;
     let urls = match (&args.rpc[..], &status) {
         ([], Ok(status)) => healthy_rpc_urls(status)?,
         ([], Err(error)) => bail!("{error:#}\nOr name the nodes: --rpc URL,URL,…"),
@@ -121,14 +122,14 @@ pub async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
         .collect::<Result<_, _>>()?;
     let chain_id = common_chain_id(&targets).await?;
 
-    let progress = Progress::new();
+    let progress = output::spinner("");
     let funders = plan::funders(args.funder_key_file.as_deref())?;
-    progress.say(&format!(
+    progress.set_message(format!(
         "chain {chain_id}, {} nodes: funding {senders} senders",
         targets.len()
     ));
     let plan = Plan::prepare(&targets, chain_id, &funders, senders, transfers, &|text| {
-        progress.say(text);
+        progress.set_message(text.to_owned());
     })
     .await?;
     let plan = Arc::new(plan);
@@ -139,6 +140,8 @@ pub async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
     let tally = Arc::new(Tally::new(plan.transfers.len(), plan.senders.max(1)));
     let first_height = targets[0].block_number().await? + 1;
     let started = Instant::now();
+    progress.finish_and_clear();
+    let bar = output::bar(transfers as u64);
     let (stop_watching, watching_stopped) = tokio::sync::watch::channel(false);
     let watcher = tokio::spawn(watch::follow(
         targets[0].clone(),
@@ -170,7 +173,8 @@ pub async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
             }
             _ = tick.tick() => {
                 sampler.sample();
-                progress.say(&tally.progress(started.elapsed()));
+                bar.set_position(tally.finalised() as u64);
+                bar.set_message(tally.progress(started.elapsed()));
             }
             () = tally.changed.notified(), if offered_until.is_some() => {}
         }
@@ -183,9 +187,10 @@ pub async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
     let processes = sampler.finish();
     stop_watching.send_replace(true);
     let blocks = watcher.await.context("the watching task ended")?;
-    progress.say("checking receipts");
+    bar.finish_and_clear();
+    let progress = output::spinner("checking receipts");
     let receipts = watch::check_receipts(&targets, &plan, &tally).await;
-    progress.end();
+    progress.finish_and_clear();
 
     Ok(Report::new(Outcome {
         args,
@@ -263,8 +268,7 @@ fn healthy_rpc_urls(status: &StatusResponse) -> anyhow::Result<Vec<String>> {
 async fn common_chain_id(targets: &[JsonRpc]) -> anyhow::Result<u64> {
     let mut ids = Vec::with_capacity(targets.len());
     for target in targets {
-        let id = target.chain_id().await;
-        ids.push(id.with_context(|| format!("asking {} for its chain id", target.url()))?);
+        ids.push(target.chain_id().await.map_err(advise)?);
     }
     let first = *ids.first().context("no node to use; name one with --rpc")?;
     if let Some(place) = ids.iter().position(|id| *id != first) {
@@ -283,29 +287,5 @@ pub(crate) fn local_pid(runtime: Option<&RuntimeInfo>) -> Option<u32> {
     match runtime {
         Some(RuntimeInfo::Process { pid }) => Some(*pid),
         Some(RuntimeInfo::Docker { .. }) | None => None,
-    }
-}
-
-/// One line that is overwritten, on a terminal; nothing elsewhere.
-struct Progress {
-    on: bool,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            on: std::io::stderr().is_terminal(),
-        }
-    }
-
-    fn say(&self, text: &str) {
-        if self.on {
-            eprint!("\r\x1b[2K{text}");
-            let _ = std::io::stderr().flush();
-        }
-    }
-
-    fn end(&self) {
-        self.say("");
     }
 }

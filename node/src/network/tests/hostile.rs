@@ -89,6 +89,8 @@ enum Deed {
     Frame(Vec<u8>),
     /// Gossips such messages, each different, on the topic of consensus or transactions.
     Gossip { consensus: bool, bytes: usize },
+    /// Gossips such messages, each different, on the topic of records.
+    Record(usize),
 }
 
 fn rogue_swarm(seed: u8) -> Swarm<RogueBehaviour> {
@@ -118,6 +120,7 @@ fn rogue_swarm(seed: u8) -> Swarm<RogueBehaviour> {
             let mut gossip = gossipsub::Behaviour::new(anonymous, config).unwrap();
             gossip.subscribe(&topics.consensus).unwrap();
             gossip.subscribe(&topics.transactions).unwrap();
+            gossip.subscribe(&topics.records).unwrap();
             RogueBehaviour {
                 gossip,
                 status: raw("/axolotl/status/1", rr::ProtocolSupport::Full),
@@ -143,9 +146,11 @@ async fn good_status() -> Vec<u8> {
         height: Height(1_000),
         head: Hash([0; 32]),
         epoch: Epoch(0),
-        sealed: false,
+        sealed: None,
+        unfit: false,
         version: String::new(),
         highest_vote_of_you: None,
+        seal_of_you: None,
     });
     let mut bytes = Vec::new();
     codec::LimitedCodec::<WireStatus, WireStatus>::new(4_096, 4_096)
@@ -184,6 +189,10 @@ async fn rogue(seed: u8, victim: &Node, deed: Deed) -> JoinHandle<()> {
                         swarm.behaviour_mut().status.send_request(&peer, bytes.clone());
                     } else if let Deed::Frame(bytes) = &deed {
                         swarm.behaviour_mut().frames.send_request(&peer, bytes.clone());
+                    } else if let Deed::Record(bytes) = deed {
+                        let mut message = vec![0xff; bytes];
+                        message[..8].copy_from_slice(&count.to_le_bytes());
+                        let _ = swarm.behaviour_mut().gossip.publish(topics.records.clone(), message);
                     } else if let Deed::Gossip { consensus, bytes } = deed {
                         let mut message = vec![0xff; bytes];
                         message[..8].copy_from_slice(&count.to_le_bytes());
@@ -304,6 +313,30 @@ async fn oversized_gossip_costs_the_connection() {
     )
     .await;
     cut(victim, 15, rogue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn oversized_records_cost_the_connection() {
+    let victim = Node::start(121).await;
+    let deed = Deed::Record(limits::MAX_RECORD_MESSAGE_BYTES + 1);
+    let rogue = rogue(21, &victim, deed).await;
+    cut(victim, 21, rogue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejected_records_cost_the_connection() {
+    let mut victim = Node::start(122).await;
+    let rogue = rogue(22, &victim, Deed::Record(300)).await;
+    for _ in 0..limits::BAN_SCORE.div_ceil(Fault::InvalidMessage.points()) {
+        let token = victim
+            .expect("a record", |event| match event {
+                NetworkEvent::Record { token, .. } => Some(token),
+                _ => None,
+            })
+            .await;
+        victim.network.reject(token);
+    }
+    cut(victim, 22, rogue).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! Honest peers.
 
-use axolotl_common::{CommitCertificate, Round, Signature};
+use axolotl_common::{BlockProof, CommitCertificate, Round, Signature};
 
 use super::*;
 
@@ -113,14 +113,15 @@ async fn the_largest_messages_pass() {
     );
 
     let block = SyncBlock {
+        records: Vec::new(),
         block: Bytes::from(vec![8; MAX_BLOCK_BYTES]),
-        certificate: CommitCertificate {
+        proof: BlockProof::Certificate(CommitCertificate {
             epoch: Epoch(0),
             height: Height(5),
             round: Round(0),
             block: Hash([3; 32]),
             signatures: vec![(PublicKey([1; 32]), Signature([2; 64]))],
-        },
+        }),
     };
     let (asker, other) = (nodes[0].network.clone(), nodes[1].key());
     let asked = tokio::spawn(async move { asker.request_blocks(other, Height(5), 9).await });

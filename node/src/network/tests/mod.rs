@@ -55,9 +55,11 @@ impl Node {
             height: Height(*shown.lock().unwrap()),
             head: Hash([2; 32]),
             epoch: Epoch(0),
-            sealed: false,
+            sealed: None,
+            unfit: false,
             version: "axolotl/test".to_owned(),
             highest_vote_of_you: Some(Bytes::from_static(b"vote")),
+            seal_of_you: None,
         });
         let mut metrics = Registry::default();
         let config = NetworkConfig {

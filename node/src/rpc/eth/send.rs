@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use alloy_primitives::{Bytes, U256};
-use axolotl_ledger::Transaction;
+use axolotl_ledger::{Transaction, TransactionError};
 
 use crate::{
-    mempool::{Origin, SenderState},
+    mempool::{MempoolError, Origin, SenderState},
     rpc::{Answer, Rpc, error::RpcError, eth::fees::next_fee, json, params::BlockParam},
 };
 
@@ -16,9 +16,8 @@ const DELEGATION_PREFIX: [u8; 3] = [0xef, 0x01, 0x00];
 /// `eth_sendRawTransaction`: keeps a transaction that can be in a block and hands it on. The sender
 /// is recovered here, once; the mempool has the other rules.
 pub(in crate::rpc) fn raw_transaction(rpc: &Rpc, raw: &Bytes) -> Answer {
-    let refused = |why: &dyn std::fmt::Display| RpcError::Server(why.to_string());
     let spec = rpc.chain().spec();
-    let tx = Transaction::decode(raw, spec.chain.id).map_err(|e| refused(&e))?;
+    let tx = Transaction::decode(raw, spec.chain.id).map_err(refused)?;
     let head = rpc.chain().head();
     let view = rpc.view(BlockParam::Latest)?;
     let account = view.account(&tx.sender())?;
@@ -43,8 +42,29 @@ pub(in crate::rpc) fn raw_transaction(rpc: &Rpc, raw: &Bytes) -> Answer {
     rpc.context
         .mempool
         .add(Arc::clone(&tx), Origin::Local, sender, next_fee(rpc, &head))
-        .map_err(|e| refused(&e))?;
+        .map_err(|error| match error {
+            MempoolError::Invalid(error) => refused(error),
+            error => RpcError::Server(error.to_string()),
+        })?;
     let hash = tx.hash();
     (rpc.context.submit)(tx);
     json(&hash)
+}
+
+/// The words of geth's transaction pool, where they differ from those of its block processing, which
+/// [`TransactionError`] has: clients match on the former.
+fn refused(error: TransactionError) -> RpcError {
+    RpcError::Server(match error {
+        TransactionError::WrongChain { .. } => format!("invalid sender: {error}"),
+        TransactionError::IntrinsicGas { have, want } => {
+            format!("intrinsic gas too low: gas {have}, minimum needed {want}")
+        }
+        TransactionError::FloorDataGas { have, want } => {
+            format!("insufficient gas for floor data gas cost: gas {have}, minimum needed {want}")
+        }
+        TransactionError::EmptyAuthorizationList { .. } => {
+            "set code tx must have at least one authorization tuple".to_owned()
+        }
+        error => error.to_string(),
+    })
 }

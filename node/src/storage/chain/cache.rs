@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use axolotl_common::BlockProof;
+
 use super::StoredBlock;
 
 /// About what a decoded transaction takes beside its bytes, which it keeps.
@@ -30,7 +32,8 @@ fn size_of(block: &StoredBlock) -> usize {
         .flat_map(|receipt| &receipt.logs)
         .map(|log| LOG_BYTES + log.data.data.len())
         .sum();
-    BLOCK_BYTES + txs + logs + block.receipts.len() * RECEIPT_BYTES
+    let proof = block.proof.as_ref().map_or(0, BlockProof::size);
+    BLOCK_BYTES + proof + txs + logs + block.receipts.len() * RECEIPT_BYTES
 }
 
 #[derive(Debug)]

@@ -120,7 +120,7 @@ impl Inner {
     fn freeze(&self) -> Result<Option<(Arc<Pending>, Checkpoint)>, StorageError> {
         let _tip_stays = self.roots.read().unwrap_or_else(PoisonError::into_inner);
         let tip = self.tip();
-        if tip.head.hash != self.head.borrow().hash {
+        if tip.head.place() != self.head.borrow().place() {
             return Ok(None);
         }
         let Some(frozen) = self.layers.freeze() else {
@@ -138,7 +138,9 @@ impl Inner {
             hash: tip.head.hash,
             header: tip.head.header.clone(),
             log_position,
-            epoch: (*tip.epoch).clone(),
+            sets: (*tip.sets).clone(),
+            begins: tip.head.previous_validators.is_some(),
+            due: tip.head.due.as_deref().cloned(),
         };
         Ok(Some((frozen, checkpoint)))
     }

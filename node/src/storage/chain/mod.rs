@@ -21,46 +21,58 @@
 //! | `roots` | the tip does not move | read: while a block is built or executed; write: by append |
 //! | `layers` | state over the checkpoint | for lookups, and for laying a block over it |
 //! | `tip`, `cache` | what their names say | for a copy |
+//! | `records`, `staging` | recovery records and drafts, in memory and on disk | for reading or writing a file |
+//!
+//! Epochs that begin with a planned record follow from the blocks. Recovery and forced records stand
+//! between blocks and are kept in a store of their own: see [`recovery`].
 
 mod cache;
 mod checkpoint;
+mod epochs;
 mod error;
 mod layers;
 mod open;
+mod records;
+mod recovery;
+#[cfg(test)]
+mod recovery_refused_tests;
+#[cfg(test)]
+pub(crate) mod recovery_testing;
+#[cfg(test)]
+mod recovery_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod types;
+mod write;
 
 use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
 };
 
-use alloy_primitives::{B256, Bytes};
-use axolotl_common::{CommitCertificate, EpochRecord, Hash, Height, ValidatorSet};
+use alloy_primitives::B256;
+use axolotl_common::{BlockProof, CommitCertificate, Height};
 use axolotl_ledger::{
     Block, BlockAttributes, ChainSpec, ExecutedBlock, ExecutionError, FlatState, RootCache,
-    StateDiff, TxSource, block::builder_of, build_block, execute_block,
+    StateDiff, TxSource, build_block,
 };
 use tokio::sync::watch;
 
+pub use epochs::KNOWN_EPOCHS;
 pub use error::{StateUnavailable, StorageError};
-pub use types::{ChainStats, Head, Replay, StorageOptions, StoredBlock};
+pub use recovery::{ActivateError, Activated, StageError, Staged};
+pub use types::{ChainStats, Head, RawBlock, Replay, StorageOptions, StoredBlock};
 
 use self::{
     cache::BlockCache,
     checkpoint::Checkpointer,
-    layers::{Layers, StateAt},
+    epochs::Tip,
+    layers::Layers,
+    records::{RecordStore, Staging},
 };
-use super::block_log::{BlockLog, BlockRecord, NewBlock};
-
-#[derive(Clone, Debug)]
-struct Tip {
-    head: Arc<Head>,
-    epoch: Arc<EpochRecord>,
-}
+use super::block_log::BlockLog;
 
 /// The chain. Clones are handles of the same one.
 #[derive(Clone, Debug)]
@@ -79,6 +91,8 @@ struct Inner {
     head: watch::Sender<Arc<Head>>,
     cache: Mutex<BlockCache>,
     checkpointer: Mutex<Checkpointer>,
+    records: Mutex<RecordStore>,
+    staging: Mutex<Staging>,
     /// Why nothing may be written any more.
     failed: OnceLock<String>,
     genesis: Arc<StoredBlock>,
@@ -156,7 +170,7 @@ impl Chain {
             tip.hash,
             &state,
             &roots,
-            &tip.validators,
+            tip.governance(),
             attributes,
             txs,
         )
@@ -186,7 +200,7 @@ impl Chain {
         certificate: CommitCertificate,
     ) -> Result<(), StorageError> {
         self.inner.check()?;
-        let result = self.inner.append(block, certificate);
+        let result = self.inner.append(block, certificate.into());
         self.inner.keep_failure(result)
     }
 
@@ -266,8 +280,8 @@ impl Chain {
         Ok(Arc::new(self.inner.state_at(height.0)))
     }
 
-    /// Blocks from a height on as they lie in the log, for a peer that is behind: at most so many,
-    /// and no more bytes, but one at least.
+    /// Blocks from a height on as they lie in the log, with the records that took force between them,
+    /// for a peer that is behind: at most so many, and no more bytes, but one at least.
     ///
     /// # Errors
     /// When the first is damaged or the log fails. A damaged block further on ends the answer.
@@ -276,30 +290,29 @@ impl Chain {
         from: Height,
         max_count: usize,
         max_bytes: usize,
-    ) -> Result<Vec<(Bytes, CommitCertificate)>, StorageError> {
+    ) -> Result<Vec<RawBlock>, StorageError> {
         let head = self.head().height();
-        let (mut blocks, mut bytes) = (Vec::new(), 0);
+        let (mut blocks, mut bytes): (Vec<RawBlock>, _) = (Vec::new(), 0);
         let mut height = from.max(Height(1));
         while height <= head && blocks.len() < max_count {
-            let read = self.inner.raw_block(height);
-            let (block, certificate) = match read {
+            let raw = match self.inner.raw_block(height) {
                 Ok(Some(raw)) => raw,
                 Ok(None) => break,
                 Err(error) if blocks.is_empty() || error.is_fatal() => return Err(error),
                 Err(_) => break,
             };
-            bytes += block.len();
+            bytes += raw.size();
             if bytes > max_bytes && !blocks.is_empty() {
                 break;
             }
-            blocks.push((block, certificate));
+            blocks.push(raw);
             height = height.next();
         }
         Ok(blocks)
     }
 
     /// Replaces the damaged record of a block at or below the head by the same block from a peer.
-    /// The caller has verified the certificate. The receipts stay lost.
+    /// The caller has verified the proof. The receipts stay lost.
     ///
     /// # Errors
     /// [`StorageError::Repair`] when this is not that block of this chain.
@@ -307,10 +320,10 @@ impl Chain {
         &self,
         height: Height,
         bytes: &[u8],
-        certificate: &CommitCertificate,
+        proof: &BlockProof,
     ) -> Result<(), StorageError> {
         self.inner.check()?;
-        let result = self.inner.repair(height, bytes, certificate);
+        let result = self.inner.repair(height, bytes, proof);
         self.inner.keep_failure(result)
     }
 
@@ -339,198 +352,5 @@ impl Chain {
             cached_bytes,
             block_log_bytes: self.inner.blocks.total_bytes(),
         }
-    }
-}
-
-impl Inner {
-    fn tip(&self) -> Tip {
-        self.tip
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn state_at(&self, height: u64) -> StateAt {
-        StateAt {
-            layers: Arc::clone(&self.layers),
-            height,
-        }
-    }
-
-    fn check(&self) -> Result<(), StorageError> {
-        match self.failed.get() {
-            Some(why) => Err(StorageError::Fatal(why.clone())),
-            None => Ok(()),
-        }
-    }
-
-    fn keep_failure<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
-        if let Err(StorageError::Fatal(why)) = &result {
-            // The first reason is the one that counts.
-            let _ = self.failed.set(why.clone());
-        }
-        result
-    }
-
-    fn execute(&self, roots: &RootCache, block: Block) -> Result<ExecutedBlock, ExecutionError> {
-        let tip = self.tip().head;
-        let state = self.state_at(tip.header.number);
-        execute_block(
-            &self.spec,
-            &tip.header,
-            tip.hash,
-            &state,
-            roots,
-            &tip.validators,
-            block,
-        )
-    }
-
-    fn append(
-        &self,
-        executed: ExecutedBlock,
-        certificate: CommitCertificate,
-    ) -> Result<(), StorageError> {
-        let mut roots = self.roots.write().unwrap_or_else(PoisonError::into_inner);
-        let tip = self.tip().head;
-        let header = &executed.block.header;
-        if header.parent_hash != tip.hash || header.number != tip.header.number + 1 {
-            return Err(StorageError::NotOnTip {
-                height: Height(header.number),
-                tip: tip.height(),
-            });
-        }
-        let senders: Vec<_> = executed
-            .block
-            .transactions
-            .iter()
-            .map(|tx| tx.sender())
-            .collect();
-        self.blocks.append(&NewBlock {
-            height: Height(header.number),
-            block: &executed.bytes,
-            certificate: &certificate,
-            receipts: Some(&executed.receipts),
-            senders: &senders,
-        })?;
-        self.apply(&mut roots, executed, certificate)
-    }
-
-    /// Applies a block that is in the log.
-    fn apply(
-        &self,
-        roots: &mut RootCache,
-        executed: ExecutedBlock,
-        certificate: CommitCertificate,
-    ) -> Result<(), StorageError> {
-        let tip = self.tip();
-        let before = self.state_at(tip.head.header.number);
-        let reverse = executed
-            .diff
-            .inverse(&before)
-            .map_err(|e| StorageError::Fatal(e.to_string()))?;
-        let ExecutedBlock {
-            block,
-            hash,
-            receipts,
-            diff,
-            roots: delta,
-            ..
-        } = executed;
-        self.layers.apply(hash, &block.transactions, diff, reverse);
-        roots.apply(delta);
-        let (epoch, validators) = match block.record() {
-            Some(signed) => {
-                let rule = tip.head.validators.rule();
-                let set = ValidatorSet::new(&self.spec.chain, &signed.record, rule);
-                (Arc::new(signed.record), Arc::new(set))
-            }
-            None => (tip.epoch, Arc::clone(&tip.head.validators)),
-        };
-        let head = Arc::new(Head {
-            header: block.header.clone(),
-            hash,
-            certificate: Some(certificate.clone()),
-            validators,
-            last_builder: builder_of(&block.header),
-        });
-        lock(&self.cache).insert(Arc::new(StoredBlock {
-            block,
-            hash,
-            receipts,
-            certificate: Some(certificate),
-            receipts_lost: false,
-        }));
-        *self.tip.write().unwrap_or_else(PoisonError::into_inner) = Tip { head, epoch };
-        Ok(())
-    }
-
-    fn publish(&self) -> Result<(), StorageError> {
-        let tip = self.tip().head;
-        self.blocks.sync()?;
-        self.head.send_if_modified(|head| {
-            let newer = tip.header.number > head.header.number;
-            if newer {
-                *head = tip;
-            }
-            newer
-        });
-        self.checkpoint_if_due()
-    }
-
-    fn raw_block(
-        &self,
-        height: Height,
-    ) -> Result<Option<(Bytes, CommitCertificate)>, StorageError> {
-        let Some(record) = self.blocks.read(height)? else {
-            return Ok(None);
-        };
-        let certificate = record.certificate().map_err(|why| damaged(&record, why))?;
-        Ok(Some((Bytes::copy_from_slice(record.block()), certificate)))
-    }
-
-    fn repair(
-        &self,
-        height: Height,
-        bytes: &[u8],
-        certificate: &CommitCertificate,
-    ) -> Result<(), StorageError> {
-        let refused = |why: String| StorageError::Repair { height, why };
-        let block = Block::decode(bytes, self.spec.chain.id, &|_| None)
-            .map_err(|e| refused(e.to_string()))?;
-        let hash = block.hash();
-        if block.header.number != height.0 || self.layers.block(&hash)? != Some(height.0) {
-            return Err(refused(format!("its hash is {hash}")));
-        }
-        if certificate.block != Hash(hash.0) || certificate.height != height {
-            return Err(refused("the certificate is of another block".into()));
-        }
-        // The header commits to the transactions and to the requests.
-        let header = &block.header;
-        if block.transactions_root() != header.transactions_root
-            || header.requests_hash != Some(axolotl_ledger::block::requests_hash(&block.requests))
-        {
-            return Err(refused("its body is not that of its header".into()));
-        }
-        // Keeps the tip where it is, so that a checkpoint does not fall between record and index.
-        let _roots = self.roots.read().unwrap_or_else(PoisonError::into_inner);
-        self.blocks.append(&NewBlock {
-            height,
-            block: bytes,
-            certificate,
-            receipts: None,
-            senders: &[],
-        })?;
-        self.blocks.sync()?;
-        lock(&self.cache).remove(height.0);
-        Ok(())
-    }
-}
-
-fn damaged(record: &BlockRecord, why: String) -> StorageError {
-    StorageError::Damaged {
-        height: record.height(),
-        position: 0,
-        why: format!("block {}: {why}", record.height()),
     }
 }

@@ -7,18 +7,19 @@ use std::{
 };
 
 use alloy_primitives::B256;
-use axolotl_common::{Height, ValidatorSet};
-use axolotl_ledger::{
-    Block, ChainSpec, ExecutionError, RootCache, StateDiff, Transaction, Tx, block::builder_of,
-};
+use axolotl_common::{Hash, Height, recovery::Sets};
+use axolotl_ledger::{Block, ChainSpec, ExecutionError, RootCache, StateDiff, Transaction, Tx};
 use tokio::sync::watch;
 
 use super::{
-    Head, Inner, Replay, StorageError, StorageOptions, StoredBlock, Tip,
+    Inner, Replay, StorageError, StorageOptions, StoredBlock, Tip,
     cache::BlockCache,
     checkpoint::Checkpointer,
-    damaged,
+    epochs::{set_of, stands_alone},
     layers::{HistoryBounds, Layers, StateAt},
+    lock,
+    records::{RecordStore, Staging},
+    write::damaged,
 };
 use crate::storage::{
     block_log::{BLOCK_LOG_OPTIONS, BlockLog, BlockLogError, BlockRecord, raw_transactions},
@@ -144,7 +145,7 @@ fn try_open(
             checkpoint.header.state_root
         )));
     }
-    let tip = tip_of(spec, &checkpoint, &blocks)?;
+    let tip = tip_of(&checkpoint, &blocks)?;
     let inner = Inner {
         spec: Arc::clone(spec),
         options,
@@ -156,10 +157,13 @@ fn try_open(
         tip: RwLock::new(tip),
         cache: Mutex::new(BlockCache::new(options.block_cache_bytes)),
         checkpointer: Mutex::new(Checkpointer::new(height.0)),
+        records: Mutex::new(RecordStore::open(&dir.join("epochs"))?),
+        staging: Mutex::new(Staging::open(&dir.join("staged"))?),
         failed: OnceLock::new(),
         genesis: Arc::new(genesis_block(spec)),
     };
     replay(&inner, progress)?;
+    drop_staged(&inner)?;
     Ok(inner)
 }
 
@@ -176,12 +180,15 @@ fn first_checkpoint(
     let mut pending = Pending::default();
     pending.add(genesis_diff.clone());
     pending.index(hash, 0, &[]);
+    let set = set_of(spec, &spec.genesis.epoch());
     let checkpoint = Checkpoint {
         genesis: hash,
         hash,
         header: spec.genesis_block.header.clone(),
         log_position: 0,
-        epoch: spec.genesis.epoch(),
+        sets: Sets::from([(set.epoch(), set)]),
+        begins: false,
+        due: None,
     };
     store.commit(&pending, &checkpoint)?;
     Ok((checkpoint, store.base()?.1))
@@ -192,38 +199,18 @@ fn genesis_block(spec: &ChainSpec) -> StoredBlock {
         block: spec.genesis_block.clone(),
         hash: spec.genesis_hash_block(),
         receipts: Vec::new(),
-        certificate: None,
+        proof: None,
         receipts_lost: false,
     }
 }
 
-fn tip_of(
-    spec: &ChainSpec,
-    checkpoint: &Checkpoint,
-    blocks: &BlockLog,
-) -> Result<Tip, StorageError> {
-    let height = Height(checkpoint.height());
-    let certificate = match blocks.read(height) {
-        Ok(record) => record.and_then(|record| record.certificate().ok()),
+fn tip_of(checkpoint: &Checkpoint, blocks: &BlockLog) -> Result<Tip, StorageError> {
+    let proof = match blocks.read(Height(checkpoint.height())) {
+        Ok(record) => record.and_then(|record| record.proof().ok()),
         Err(BlockLogError::Damaged { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let rule = spec.genesis.axolotl().quorum;
-    let validators = ValidatorSet::new(&spec.chain, &checkpoint.epoch, rule);
-    let head = Head {
-        header: checkpoint.header.clone(),
-        hash: checkpoint.hash,
-        certificate,
-        validators: Arc::new(validators),
-        last_builder: match height {
-            Height(0) => None,
-            _ => builder_of(&checkpoint.header),
-        },
-    };
-    Ok(Tip {
-        head: Arc::new(head),
-        epoch: Arc::new(checkpoint.epoch.clone()),
-    })
+    Tip::at(checkpoint, proof)
 }
 
 /// Executes the blocks after the checkpoint again, up to the first that cannot be read.
@@ -231,6 +218,7 @@ fn replay(inner: &Inner, progress: &mut dyn FnMut(Replay)) -> Result<(), Storage
     let first = inner.tip().head.height().next();
     let total = inner.logged.0.0.saturating_sub(first.0 - 1);
     let mut height = first;
+    take_up_records(inner)?;
     while height <= inner.logged.0 {
         progress(Replay {
             done: height.0 - first.0,
@@ -254,6 +242,7 @@ fn replay(inner: &Inner, progress: &mut dyn FnMut(Replay)) -> Result<(), Storage
             Err(error) => return Err(error),
         };
         let failed = |why: String| StorageError::Replay { height, why };
+        restore_record(inner, &stored.block)?;
         let mut roots = inner.roots.write().unwrap_or_else(PoisonError::into_inner);
         let executed = inner
             .execute(&roots, stored.block)
@@ -264,14 +253,16 @@ fn replay(inner: &Inner, progress: &mut dyn FnMut(Replay)) -> Result<(), Storage
         if executed.hash != stored.hash {
             return Err(failed(format!("it gives block {}", executed.hash)));
         }
-        let certificate = stored
-            .certificate
-            .ok_or_else(|| failed("it has no certificate".into()))?;
-        inner.apply(&mut roots, executed, certificate)?;
+        let proof = stored
+            .proof
+            .ok_or_else(|| failed("it has no proof".into()))?;
+        if let Some(signed) = proof.record() {
+            lock(&inner.records).put_if_absent(signed)?;
+        }
+        inner.apply(&mut roots, executed, proof)?;
         drop(roots);
         // Nothing here is written: the log was synced when it was opened.
-        let tip = inner.tip().head;
-        inner.head.send_replace(tip);
+        take_up_records(inner)?;
         let size = inner.layers.size();
         if size.bytes >= inner.options.overlay_bytes
             || size.blocks >= inner.options.checkpoint_blocks
@@ -285,6 +276,42 @@ fn replay(inner: &Inner, progress: &mut dyn FnMut(Replay)) -> Result<(), Storage
         total,
     });
     Ok(())
+}
+
+/// Puts the stored records into force that stand on the tip, and shows the tip.
+fn take_up_records(inner: &Inner) -> Result<(), StorageError> {
+    let mut tip = inner.tip();
+    for signed in lock(&inner.records).at(tip.head.height(), usize::MAX)? {
+        if tip.awaits(&signed.record) {
+            tip = tip.under(&inner.spec, signed);
+        }
+    }
+    inner.head.send_replace(Arc::clone(&tip.head));
+    inner.set_tip(tip);
+    Ok(())
+}
+
+/// Takes a record that the store has lost from the first block of its epoch, which carries it.
+fn restore_record(inner: &Inner, block: &Block) -> Result<(), StorageError> {
+    let tip = inner.tip();
+    match block.record() {
+        Some(signed) if stands_alone(signed.record.kind) && tip.awaits(&signed.record) => {
+            lock(&inner.records).put_if_absent(&signed)?;
+            inner.set_tip(tip.under(&inner.spec, Arc::new(signed)));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes what was staged for an epoch that is in force or was passed over.
+fn drop_staged(inner: &Inner) -> Result<(), StorageError> {
+    let in_force = inner.tip().head.validators.epoch();
+    let mut staging = lock(&inner.staging);
+    match staging.get() {
+        Some(staged) if staged.draft.number <= in_force => staging.clear(),
+        _ => Ok(()),
+    }
 }
 
 /// Decodes a record; the stored senders spare the recovery of each signature.
@@ -310,11 +337,11 @@ pub(super) fn decode(spec: &ChainSpec, record: &BlockRecord) -> Result<StoredBlo
     let block =
         Block::decode(record.block(), spec.chain.id, &lookup).map_err(|e| failed(e.to_string()))?;
     let receipts = record.receipts().map_err(failed)?;
-    let certificate = record.certificate().map_err(failed)?;
+    let proof = record.proof().map_err(failed)?;
     let hash = block.hash();
-    if block.header.number != record.height().0 || certificate.block.0 != hash.0 {
+    if block.header.number != record.height().0 || proof.block() != Some(Hash(hash.0)) {
         return Err(failed(
-            "block, certificate and record do not belong together".into(),
+            "block, proof and record do not belong together".into(),
         ));
     }
     Ok(StoredBlock {
@@ -322,6 +349,6 @@ pub(super) fn decode(spec: &ChainSpec, record: &BlockRecord) -> Result<StoredBlo
         block,
         hash,
         receipts: receipts.unwrap_or_default(),
-        certificate: Some(certificate),
+        proof: Some(proof),
     })
 }

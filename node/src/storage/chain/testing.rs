@@ -37,15 +37,25 @@ pub(crate) fn validator() -> PublicKey {
     KeyPair::from_seed(&[1; 32]).public()
 }
 
+/// A member whose key and volume follow from its number.
+pub(crate) fn member(seed: u8) -> Member {
+    Member {
+        node_id: NodeId::numbered(seed.into()),
+        public_key: KeyPair::from_seed(&[seed; 32]).public(),
+        volume_id: VolumeId([seed; 16]),
+    }
+}
+
 /// A chain with sixteen funded accounts and one validator.
 pub(crate) fn spec(timestamp: u64) -> (Arc<ChainSpec>, StateDiff) {
-    let member = Member {
-        node_id: NodeId::numbered(1),
-        public_key: validator(),
-        volume_id: VolumeId([1; 16]),
-    };
+    spec_of(timestamp, &[1])
+}
+
+/// A chain with sixteen funded accounts and these validators.
+pub(crate) fn spec_of(timestamp: u64, validators: &[u8]) -> (Arc<ChainSpec>, StateDiff) {
+    let members: Vec<Member> = validators.iter().map(|seed| member(*seed)).collect();
     let axolotl: AxolotlGenesis = serde_json::from_value(serde_json::json!({
-        "validators": [member],
+        "validators": members,
         "authorityKey": authority().public(),
     }))
     .unwrap();

@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use alloy_consensus::Header;
-use alloy_primitives::B256;
-use axolotl_common::{CommitCertificate, Height, PublicKey, ValidatorSet};
+use alloy_primitives::{B256, Bytes};
+use axolotl_common::{
+    BlockProof, CommitCertificate, Height, PublicKey, SignedRecord, ValidatorSet,
+};
 use axolotl_ledger::{Block, Receipt};
 
 /// Sizes and times of the storage.
@@ -57,10 +59,16 @@ pub struct Head {
     pub header: Header,
     /// Hash of the block.
     pub hash: B256,
-    /// What made it final. Block 0 has none; nor has a block whose record is damaged.
+    /// The certificate that made it final. Block 0 has none; nor has a block that was adopted, or
+    /// whose record is damaged.
     pub certificate: Option<CommitCertificate>,
     /// The validators that vote on the next block.
     pub validators: Arc<ValidatorSet>,
+    /// The validators whose epoch ended at this block, if one did: by a record in the block, or by a
+    /// recovery or forced record on top of it.
+    pub previous_validators: Option<Arc<ValidatorSet>>,
+    /// The recovery or forced record that is in force and that the next block must carry.
+    pub due: Option<Arc<SignedRecord>>,
     /// The validator that built the block; block 0 has none.
     pub last_builder: Option<PublicKey>,
 }
@@ -82,9 +90,28 @@ pub struct StoredBlock {
     /// What became of its transactions, in their order.
     pub receipts: Vec<Receipt>,
     /// What made it final; block 0 has none.
-    pub certificate: Option<CommitCertificate>,
+    pub proof: Option<BlockProof>,
     /// The block was fetched again after its record was damaged, and its receipts are not known.
     pub receipts_lost: bool,
+}
+
+/// A block as it lies in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawBlock {
+    /// The recovery and forced records that took force between the block before and this one, in order.
+    pub records: Vec<Arc<SignedRecord>>,
+    /// The encoded block.
+    pub block: Bytes,
+    /// What made it final.
+    pub proof: BlockProof,
+}
+
+impl RawBlock {
+    /// About its size on the wire, bytes.
+    pub fn size(&self) -> usize {
+        let records: usize = self.records.iter().map(|record| record.size()).sum();
+        self.block.len() + self.proof.size() + records
+    }
 }
 
 /// What the chain takes, for metrics.

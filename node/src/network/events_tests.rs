@@ -1,4 +1,7 @@
-use super::*;
+use axolotl_common::PublicKey;
+use libp2p::{PeerId, gossipsub::MessageId};
+
+use super::{super::MessageToken, *};
 
 fn consensus(bytes: usize) -> NetworkEvent {
     NetworkEvent::Consensus {
@@ -16,6 +19,29 @@ fn transactions(bytes: usize) -> NetworkEvent {
         from: PublicKey([1; 32]),
         transactions: vec![Bytes::from(vec![0; bytes])],
         token: None,
+    }
+}
+
+fn record(bytes: usize) -> NetworkEvent {
+    NetworkEvent::Record {
+        from: PublicKey([1; 32]),
+        bytes: Bytes::from(vec![0; bytes]),
+        token: MessageToken {
+            id: MessageId::from(vec![1]),
+            source: PeerId::random(),
+        },
+    }
+}
+
+#[test]
+fn waiting_records_are_bounded_and_given_back() {
+    let metrics = Metrics::default();
+    let (sender, mut events) = event_channel(metrics.clone());
+    for round in 1..=2 {
+        let taken = (0..6).filter(|_| sender.offer(record(1 << 20))).count();
+        assert_eq!(taken, 4, "round {round}");
+        assert_eq!(metrics.dropped_so_far("records"), 2 * round);
+        while events.try_recv().is_some() {}
     }
 }
 
