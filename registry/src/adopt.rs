@@ -11,7 +11,7 @@ use axolotl_common::genesis::GenesisDocument;
 use crate::{
     authority::{load_or_make_key, read_key, write_key},
     cluster::state::NodeRecord,
-    store::{Store, StoredGenesis},
+    store::{self, Store, StoredGenesis},
 };
 
 /// Makes a store in `data_dir`, whose key file becomes `key_file`, for the chain of `genesis`.
@@ -42,7 +42,7 @@ pub fn adopt(
             genesis.display()
         ),
     }
-    let mut store = Store::open(data_dir)?;
+    let mut store = Store::open(&store::directory(data_dir))?;
     if let Some(stored) = store.genesis()? {
         let stored = GenesisDocument::from_value(stored.document)?;
         ensure!(
@@ -131,7 +131,7 @@ mod tests {
             );
             assert_eq!(done.unwrap().hash(), hash);
         }
-        let store = Store::open(&path("data")).unwrap();
+        let store = Store::open(&store::directory(&path("data"))).unwrap();
         assert_eq!(store.authority().unwrap(), Some(authority.public()));
         let labels: Vec<String> = store
             .nodes()
@@ -155,7 +155,7 @@ mod tests {
             authority.public()
         );
 
-        let mut begun = Store::open(&path("begun")).unwrap();
+        let mut begun = Store::open(&store::directory(&path("begun"))).unwrap();
         begun.set_authority(&other.public()).unwrap();
         drop(begun);
         let refused = adopt(

@@ -1,6 +1,6 @@
 //! Puts the parts together: store, secrets, runtime, reconciler, HTTP.
 
-use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, sync::Arc};
+use std::{io::ErrorKind, net::SocketAddr, os::unix::fs::DirBuilderExt, sync::Arc};
 
 use anyhow::Context;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -11,8 +11,11 @@ use crate::{
     http::{self, Api},
     reconciler::Reconciler,
     registry::{Registry, Setup},
-    runtime::{NoRuntime, ProcessOptions, ProcessRuntime, Runtime, exit_queue},
-    store::Store,
+    runtime::{
+        DockerOptions, DockerRuntime, NoRuntime, ProcessOptions, ProcessRuntime, Runtime,
+        change_queue,
+    },
+    store::{self, Store},
 };
 
 /// A registry that runs.
@@ -33,7 +36,7 @@ impl App {
             .mode(0o700)
             .create(&config.data_dir)
             .with_context(|| format!("DATA_DIR {}", config.data_dir.display()))?;
-        let store = Store::open(&config.data_dir.join("store"))?;
+        let store = Store::open(&store::directory(&config.data_dir))?;
         let store_id = store.store_id()?;
         let authority = load_or_make_key(&config.authority_key_file, store.authority()?)?;
         let own_token = config.data_dir.join("join_token");
@@ -41,7 +44,7 @@ impl App {
         let admin_token = Token::read_or_make(&config.admin_token_file)?;
         let listener = TcpListener::bind(config.listen)
             .await
-            .with_context(|| format!("listening on {}", config.listen))?;
+            .map_err(|error| taken(config.listen, &error))?;
         let address = listener.local_addr()?;
 
         let setup = Setup {
@@ -64,18 +67,23 @@ impl App {
             );
         }
 
-        let (exits, heard) = exit_queue();
+        let (changes, heard) = change_queue();
         let runtime: Arc<dyn Runtime> = match config.runtime {
             RuntimeKind::None => Arc::new(NoRuntime),
             RuntimeKind::Process => {
                 let options = process_options(&config, store_id, address, own_token);
-                Arc::new(ProcessRuntime::new(options, exits.clone()))
+                Arc::new(ProcessRuntime::new(options, changes.clone()))
+            }
+            RuntimeKind::Docker => {
+                let options = docker_options(&config, store_id);
+                Arc::new(DockerRuntime::new(options, changes.clone()))
             }
         };
         let reconciler = Reconciler::new(registry.clone(), runtime, heard, config.scale_interval);
         let mut tasks = JoinSet::new();
         tasks.spawn(reconciler.run());
         tasks.spawn(registry.clone().watch_deadlines());
+        tasks.spawn(registry.clone().run_recovery());
         let router = http::router(Api::new(registry.clone()));
         let ending = registry.ending().clone();
         tasks.spawn(http::serve(listener, router, ending));
@@ -84,7 +92,7 @@ impl App {
             let ending = registry.ending().clone();
             async move {
                 ending.cancelled().await;
-                drop(exits);
+                drop(changes);
             }
         });
         Ok(Self {
@@ -130,27 +138,30 @@ impl App {
     }
 }
 
+/// What to say when an address cannot be listened on.
+fn taken(address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        ErrorKind::AddrNotAvailable => {
+            "BIND_ADDR is no address of this machine; 0.0.0.0 listens on all that it has"
+        }
+        ErrorKind::PermissionDenied => "choose another PORT: this user may not listen on it",
+        _ => "is another registry running? Choose another PORT",
+    };
+    anyhow::anyhow!("listening on {address}: {error}; {advice}")
+}
+
 fn process_options(
     config: &Config,
     store_id: String,
     address: SocketAddr,
     own_token: std::path::PathBuf,
 ) -> ProcessOptions {
-    let format = match config.log_format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
     let host = config.listen.ip();
     let host = if host.is_unspecified() {
         [127, 0, 0, 1].into()
     } else {
         host
     };
-    let mut environment = vec![
-        ("LOG_FORMAT".to_owned(), format.to_owned()),
-        ("RUST_LOG".to_owned(), config.rust_log.clone()),
-    ];
-    environment.extend(config.process.environment.iter().cloned());
     ProcessOptions {
         binary: config.process.binary.clone(),
         nodes_dir: config.process.nodes_dir.clone(),
@@ -159,6 +170,37 @@ fn process_options(
         ports: config.process.ports,
         registry_url: format!("http://{}", SocketAddr::new(host, address.port())),
         join_token_file: config.join_token_file.clone().unwrap_or(own_token),
-        environment,
+        environment: node_environment(config),
     }
+}
+
+fn docker_options(config: &Config, store_id: String) -> DockerOptions {
+    let docker = config.docker.clone();
+    DockerOptions {
+        host: docker.host,
+        network: docker.network,
+        image: docker.image,
+        join_volume: docker.join_volume,
+        name_prefix: docker.name_prefix,
+        store_id,
+        registry_url: docker.registry_url,
+        p2p_port: docker.p2p_port,
+        rpc_port: docker.rpc_port,
+        memory: docker.memory,
+        environment: node_environment(config),
+    }
+}
+
+/// What nodes of every runtime are told: how to log, and what NODE_ENV says.
+fn node_environment(config: &Config) -> Vec<(String, String)> {
+    let format = match config.log_format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let mut environment = vec![
+        ("LOG_FORMAT".to_owned(), format.to_owned()),
+        ("RUST_LOG".to_owned(), config.rust_log.clone()),
+    ];
+    environment.extend(config.node_environment.iter().cloned());
+    environment
 }

@@ -13,7 +13,16 @@ use std::{
 use axolotl_common::genesis::Timing;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{cluster::Rules, runtime::PortBases};
+mod docker;
+mod environment;
+
+pub use docker::{DockerArgs, DockerConfig};
+pub use environment::unknown_variables;
+
+use crate::{
+    cluster::{Rules, recovery::Trust},
+    runtime::PortBases,
+};
 
 /// A peer's word that it reaches a node counts for this long.
 const PEER_WORD: Duration = Duration::from_secs(10);
@@ -33,10 +42,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the registry.
+    #[command(after_help = "Examples:
+  axolotl-registry serve --runtime process       # starts four nodes on this machine
+  axolotl-registry serve --bind-addr 0.0.0.0     # you start the nodes, on other machines")]
     Serve(Box<ServeArgs>),
     /// Ask the registry on this machine whether it lives; the exit code says.
     Health(HealthArgs),
-    /// Print the admin token.
+    /// Print the admin token, which operators' calls (scale, drain, shutdown) show.
     AdminToken(TokenArgs),
     /// Make a new store for a chain that exists, from its genesis and the back-up of its authority key.
     Adopt(AdoptArgs),
@@ -114,7 +126,7 @@ pub struct ServeArgs {
     /// Fewest nodes that scaling may ask for.
     #[arg(long, env = "MIN_NODES", default_value = "2")]
     pub min_nodes: String,
-    /// Most nodes.
+    /// Most nodes that scaling may ask for; a replacement under way is one more.
     #[arg(long, env = "MAX_NODES", default_value = "10")]
     pub max_nodes: String,
     /// Wanted number of voting nodes [default: GENESIS_NODES].
@@ -123,13 +135,13 @@ pub struct ServeArgs {
     /// Nodes that must register before the genesis is built.
     #[arg(long, env = "GENESIS_NODES", default_value = "4")]
     pub genesis_nodes: String,
-    /// What starts nodes: process or none.
+    /// What starts nodes: process (on this machine), docker (containers) or none (you do).
     #[arg(long, env = "RUNTIME", default_value = "none")]
     pub runtime: String,
     /// Directory of the registry's data: store, keys, tokens.
     #[arg(long, env = "DATA_DIR", default_value = "registry-data")]
     pub data_dir: PathBuf,
-    /// Nodes are asked for a heartbeat this often.
+    /// Nodes report this often.
     #[arg(long, env = "HEALTH_CHECK_INTERVAL", default_value = "5s")]
     pub health_check_interval: String,
     /// A node that is silent for this long is no longer healthy.
@@ -138,6 +150,10 @@ pub struct ServeArgs {
     /// What runs is compared with what is wanted at least this often.
     #[arg(long, env = "SCALE_INTERVAL", default_value = "10s")]
     pub scale_interval: String,
+    /// How far the survivors of a lost quorum are trusted: crash (they do not lie; a recovery runs by itself
+    /// when s + q > n) or byzantine (as many as the chain bears may lie; it takes so many more survivors).
+    #[arg(long, env = "RECOVERY_TRUST", default_value = "crash")]
+    pub recovery_trust: String,
     /// Who may join: token (whoever shows the join token) or open (whoever reaches the port).
     #[arg(long, env = "REGISTRATION", default_value = "token")]
     pub registration: String,
@@ -159,7 +175,7 @@ pub struct ServeArgs {
     /// RUNTIME=process: directory of the nodes' data and logs [default: <DATA_DIR>/nodes].
     #[arg(long, env = "NODES_DIR")]
     pub nodes_dir: Option<PathBuf>,
-    /// RUNTIME=process: further environment of nodes, as KEY=VALUE, several with commas.
+    /// Further environment of nodes that the registry starts, as KEY=VALUE, several with commas.
     #[arg(long, env = "NODE_ENV", value_delimiter = ',')]
     pub node_env: Vec<String>,
     /// RUNTIME=process: libp2p port of node1; node k has the first free one from k - 1 above it.
@@ -171,6 +187,9 @@ pub struct ServeArgs {
     /// RUNTIME=process: JSON-RPC port of node1.
     #[arg(long, env = "RPC_PORT_BASE", default_value = "8545")]
     pub rpc_port_base: String,
+    /// Settings of containers.
+    #[command(flatten)]
+    pub docker: DockerArgs,
     /// How log lines are written: text or json.
     #[arg(long, env = "LOG_FORMAT", default_value = "text")]
     pub log_format: String,
@@ -193,6 +212,8 @@ pub enum LogFormat {
 pub enum RuntimeKind {
     /// Children of the registry.
     Process,
+    /// Containers of a Docker engine.
+    Docker,
     /// Nobody: the registry only watches.
     None,
 }
@@ -206,8 +227,6 @@ pub struct ProcessConfig {
     pub nodes_dir: PathBuf,
     /// Ports of node1.
     pub ports: PortBases,
-    /// Further environment of nodes.
-    pub environment: Vec<(String, String)>,
 }
 
 /// Settings of `serve`, read and checked.
@@ -227,6 +246,10 @@ pub struct Config {
     pub runtime: RuntimeKind,
     /// Settings of local nodes.
     pub process: ProcessConfig,
+    /// Settings of containers.
+    pub docker: DockerConfig,
+    /// Further environment of nodes that the registry starts.
+    pub node_environment: Vec<(String, String)>,
     /// Directory of the registry's data.
     pub data_dir: PathBuf,
     /// Where nodes read the join token, if elsewhere than in the data directory.
@@ -284,6 +307,16 @@ impl Faults {
                 None
             }
         }
+    }
+
+    fn port(&mut self, name: &str, text: &str) -> Option<u16> {
+        let expected = "a port from 1024 to 65000";
+        let port = self.parse::<u16>(name, text, expected)?;
+        if !(1_024..=65_000).contains(&port) {
+            self.add(format!("{name}={text:?}: expected {expected}"));
+            return None;
+        }
+        Some(port)
     }
 
     fn choice<T: Copy>(&mut self, name: &str, text: &str, choices: &[(&str, T)]) -> Option<T> {
@@ -348,6 +381,7 @@ impl Config {
         }
         let kinds = [
             ("process", RuntimeKind::Process),
+            ("docker", RuntimeKind::Docker),
             ("none", RuntimeKind::None),
         ];
         let runtime = f.choice("RUNTIME", &args.runtime, &kinds);
@@ -364,6 +398,8 @@ impl Config {
             ));
         }
         let scale = f.duration("SCALE_INTERVAL", &args.scale_interval, least);
+        let trusts = [("crash", Trust::Crash), ("byzantine", Trust::Byzantine)];
+        let trust = f.choice("RECOVERY_TRUST", &args.recovery_trust, &trusts);
         let open = f.choice(
             "REGISTRATION",
             &args.registration,
@@ -380,19 +416,12 @@ impl Config {
                 ));
             }
         }
-        let base = "a port from 1024 to 65000";
-        let mut port_base = |name, text: &str| {
-            let port = f.parse::<u16>(name, text, base)?;
-            if !(1_024..=65_000).contains(&port) {
-                f.add(format!("{name}={text:?}: expected {base}"));
-                return None;
-            }
-            Some(port)
-        };
-        let p2p = port_base("P2P_PORT_BASE", &args.p2p_port_base);
-        let http = port_base("HTTP_PORT_BASE", &args.http_port_base);
-        let rpc = port_base("RPC_PORT_BASE", &args.rpc_port_base);
+        let p2p = f.port("P2P_PORT_BASE", &args.p2p_port_base);
+        let http = f.port("HTTP_PORT_BASE", &args.http_port_base);
+        let rpc = f.port("RPC_PORT_BASE", &args.rpc_port_base);
         let environment = environment(f, &args.node_env);
+        let docker = DockerConfig::read(&args.docker, f);
+        let genesis_timeout = f.duration("GENESIS_TIMEOUT", &args.docker.genesis_timeout, least);
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         let log_format = f.choice("LOG_FORMAT", &args.log_format, &formats);
         if let Err(e) = crate::telemetry::filter(&args.rust_log) {
@@ -414,8 +443,15 @@ impl Config {
                     max_nodes: max?,
                     target_nodes: target?,
                     genesis_nodes: genesis?,
+                    heartbeat_interval: heartbeat?,
+                    // Whoever runs the nodes of the genesis itself waits for nobody else.
+                    genesis_timeout: match runtime? {
+                        RuntimeKind::Docker => genesis_timeout?,
+                        RuntimeKind::Process | RuntimeKind::None => Duration::ZERO,
+                    },
                     unhealthy_after: unhealthy?,
                     peer_word: PEER_WORD,
+                    trust: trust?,
                     open_registration: open?,
                 },
                 timing,
@@ -433,8 +469,9 @@ impl Config {
                         http: http?,
                         rpc: rpc?,
                     },
-                    environment,
                 },
+                docker: docker?,
+                node_environment: environment,
                 join_token_file: args.join_token_file.as_deref().map(absolute),
                 admin_token_file: absolute(&admin_token_path(
                     &data_dir,
@@ -457,98 +494,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(flags: &[&str]) -> Result<Config, Faults> {
-        let words = ["axolotl-registry", "serve"].iter().chain(flags);
-        let cli = Cli::try_parse_from(words).unwrap();
-        let Command::Serve(args) = cli.command else {
-            panic!("not serve");
-        };
-        Config::read(&args)
-    }
-
-    #[test]
-    fn the_defaults_are_those_of_the_contract() {
-        let config = read(&[]).unwrap();
-        let rules = &config.rules;
-        assert_eq!(config.listen.port(), 9090);
-        assert_eq!(
-            (
-                rules.min_nodes,
-                rules.genesis_nodes,
-                rules.target_nodes,
-                rules.max_nodes
-            ),
-            (2, 4, 4, 10)
-        );
-        assert_eq!(config.heartbeat_interval, Duration::from_secs(5));
-        assert_eq!(rules.unhealthy_after, Duration::from_secs(15));
-        assert_eq!(config.scale_interval, Duration::from_secs(10));
-        assert!(!rules.open_registration);
-        assert!(
-            config
-                .admin_token_file
-                .ends_with("registry-data/admin_token")
-        );
-        assert_eq!(
-            read(&["--genesis-nodes", "7"]).unwrap().rules.target_nodes,
-            7
-        );
-    }
-
-    #[test]
-    fn all_faults_are_named_at_once() {
-        let faults = read(&[
-            "--port",
-            "x",
-            "--min-nodes",
-            "9",
-            "--unhealthy-after",
-            "6s",
-            "--runtime",
-            "docker",
-            "--registration",
-            "maybe",
-            "--rpc-port-base",
-            "80",
-            "--node-env",
-            "A=1,B",
-            "--empty-block-interval",
-            "6s",
-            "--log-format",
-            "xml",
-        ])
-        .unwrap_err();
-        let text = faults.to_string();
-        for name in [
-            "PORT=",
-            "MIN_NODES=9",
-            "UNHEALTHY_AFTER",
-            "RUNTIME",
-            "REGISTRATION",
-            "RPC_PORT_BASE",
-            "NODE_ENV",
-            "EMPTY_BLOCK_INTERVAL",
-            "LOG_FORMAT",
-        ] {
-            assert!(text.contains(name), "{name} is missing in:\n{text}");
-        }
-        assert_eq!(faults.0.len(), 9, "{text}");
-    }
-
-    #[test]
-    fn numbers_must_be_in_order() {
-        for flags in [
-            ["--min-nodes", "0"],
-            ["--min-nodes", "5"],
-            ["--target-nodes", "3"],
-            ["--target-nodes", "11"],
-            ["--max-nodes", "3"],
-            ["--max-nodes", "1000"],
-        ] {
-            assert!(read(&flags).is_err(), "{flags:?}");
-        }
-    }
-}
+mod tests;

@@ -3,14 +3,15 @@
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use axolotl_common::in_words;
 use axolotl_registry::{
     adopt::adopt,
     app::App,
     authority::Token,
-    config::{AdoptArgs, Cli, Command, Config, HealthArgs, ServeArgs, TokenArgs},
+    config::{self, AdoptArgs, Cli, Command, Config, HealthArgs, ServeArgs, TokenArgs},
     openapi, telemetry,
 };
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit code for wrong settings.
@@ -23,7 +24,9 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 const BLOCKING_THREADS: usize = 8;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // Help names variables and never shows what they hold.
+    let command = Cli::command().mut_subcommands(|it| it.mut_args(|arg| arg.hide_env_values(true)));
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Serve(args) => return serve(&args),
         Command::Health(args) => health(&args),
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("axolotl-registry: {}", in_words(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -73,7 +76,10 @@ fn serve(args: &ServeArgs) -> ExitCode {
     let config = match Config::read(args) {
         Ok(config) => config,
         Err(faults) => {
-            eprint!("{faults}");
+            eprint!(
+                "axolotl-registry serve: the configuration is wrong:\n{faults}See `axolotl-registry \
+                 serve --help`.\n"
+            );
             return ExitCode::from(EXIT_SETTINGS);
         }
     };
@@ -84,7 +90,12 @@ fn serve(args: &ServeArgs) -> ExitCode {
         std::process::abort();
     }));
     let result = telemetry::init(config.log_format, &config.rust_log)
-        .and_then(|()| runtime())
+        .and_then(|()| {
+            for unknown in config::unknown_variables() {
+                tracing::warn!("{unknown}");
+            }
+            runtime()
+        })
         .and_then(|runtime| {
             let result = runtime.block_on(run(config));
             runtime.shutdown_timeout(END_PATIENCE);
@@ -93,7 +104,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("the registry ended: {error:#}");
+            tracing::error!("the registry ended: {}", in_words(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -122,7 +133,9 @@ fn health(args: &HealthArgs) -> anyhow::Result<()> {
             .timeout(HEALTH_PATIENCE)
             .no_proxy()
             .build()?;
-        let answer = client.get(&url).send().await.with_context(|| url.clone())?;
+        let answer = client.get(&url).send().await.with_context(|| {
+            format!("no registry answers at {url}; is it running, and is PORT its port?")
+        })?;
         answer.error_for_status().with_context(|| url.clone())?;
         Ok(())
     })

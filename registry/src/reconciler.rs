@@ -1,43 +1,53 @@
 //! Brings what runs to what is wanted: observe, plan, act; again on every word of the runtime, on
-//! every wish, when a patience is over, and on a tick.
+//! every wish and heartbeat that changes something, when a patience is over, and on a tick.
 //!
 //! It keeps nothing of its own: killed at any instruction and started again, it observes and goes
-//! on.
+//! on. A runtime that does not answer is asked again at the next tick; nothing is started meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
+use axolotl_common::NodeId;
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
-    cluster::{Now, restart::Action},
-    registry::{CallError, Observed, Registry},
-    runtime::{Exit, Exited, Runtime},
+    cluster::{Now, instance::Instance, planner::Action},
+    registry::{CallError, Registry},
+    runtime::{Change, Runtime},
 };
+
+/// Changes taken in before the next plan.
+const CHANGES_PER_PASS: usize = 64;
 
 /// The reconciler's task.
 pub struct Reconciler {
     registry: Registry,
     runtime: Arc<dyn Runtime>,
-    exits: mpsc::Receiver<Exited>,
+    changes: mpsc::Receiver<Change>,
     tick: Duration,
-    /// Whether what an earlier process left was taken over.
-    adopted: bool,
+    /// When the runtime was last asked what it has; `None`: ask it now.
+    looked: Option<Now>,
+    /// What was done last: the same once more may wait.
+    last: Vec<Action>,
 }
+
+/// Pause before the same actions are tried again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl Reconciler {
     /// A reconciler that looks at least every `tick`.
     pub fn new(
         registry: Registry,
         runtime: Arc<dyn Runtime>,
-        exits: mpsc::Receiver<Exited>,
+        changes: mpsc::Receiver<Change>,
         tick: Duration,
     ) -> Self {
         Self {
             registry,
             runtime,
-            exits,
+            changes,
             tick,
-            adopted: false,
+            looked: None,
+            last: Vec::new(),
         }
     }
 
@@ -55,101 +65,147 @@ impl Reconciler {
             let patience = next
                 .map_or(self.tick, |at| at.saturating_sub(self.registry.now()))
                 .min(self.tick);
-            tokio::select! {
+            let heard = tokio::select! {
                 biased;
                 () = ending.cancelled() => return,
-                exited = self.exits.recv() => {
-                    if let Some(exited) = exited
-                        && self.registry.exited(exited).await.is_err()
-                    {
-                        return;
-                    }
-                }
-                () = self.registry.woken() => {}
-                () = sleep(patience) => {}
+                change = self.changes.recv() => self.take(change).await,
+                () = self.registry.woken() => Ok(()),
+                () = sleep(patience) => Ok(()),
+            };
+            if heard.is_err() {
+                return;
             }
         }
+    }
+
+    async fn take(&mut self, change: Option<Change>) -> Result<(), CallError> {
+        match change {
+            Some(Change::Look) | None => self.looked = None,
+            Some(change) => self.registry.changed(change).await?,
+        }
+        self.take_waiting().await
+    }
+
+    /// Takes in what has come together, so that the plan sees all of it.
+    async fn take_waiting(&mut self) -> Result<(), CallError> {
+        for _ in 0..CHANGES_PER_PASS {
+            match self.changes.try_recv() {
+                Ok(Change::Look) => self.looked = None,
+                Ok(change) => self.registry.changed(change).await?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
     }
 
     /// One round; returns when the next is due.
     async fn pass(&mut self) -> Result<Option<Now>, CallError> {
-        if !self.adopted {
-            if !self.adopt().await? {
-                return Ok(None);
-            }
-            self.adopted = true;
-        }
-        if self.runtime.kind() == "none" {
+        if !self.look().await? {
             return Ok(None);
         }
-        let (actions, next) = self.registry.plan().await?;
-        for action in actions {
-            match action {
-                Action::Start(label) => {
-                    let Some(spec) = self.registry.begin_spawn(label.clone()).await? else {
-                        continue;
-                    };
-                    match self.runtime.spawn(&spec).await {
-                        Ok(instance) => self.registry.spawned(instance).await?,
-                        Err(error) => {
-                            self.registry.spawn_failed(label, error.to_string()).await?;
-                            // Its patience has just begun: plan again for the new deadline.
-                            self.registry.wake();
-                        }
-                    }
-                }
-                Action::Stop(label) => {
-                    let Some(instance) = self.registry.begin_stop(label.clone()).await? else {
-                        continue;
-                    };
-                    if let Err(error) = self.runtime.stop(&instance).await {
-                        tracing::warn!(node = %label, %error, "{label} could not be stopped");
-                    }
-                    // It ended by the registry's wish, which is no wish to keep it stopped.
-                    self.runtime.last_exit(&label, true).await;
-                    while let Ok(exited) = self.exits.try_recv() {
-                        self.registry.exited(exited).await?;
-                    }
-                }
-            }
+        let plan = self.registry.plan().await?;
+        let again = plan.actions == self.last;
+        let next = match plan.actions.is_empty() {
+            true => plan.next,
+            // Acting changes what the plan was made of: plan again, at once unless nothing came of it.
+            false if again => Some(self.registry.now() + AGAIN),
+            false => Some(self.registry.now()),
+        };
+        self.last.clone_from(&plan.actions);
+        for action in plan.actions {
+            self.act(action).await?;
         }
         Ok(next)
     }
 
-    /// Takes over what an earlier process of the registry left; `false` when the runtime does not
-    /// answer: it is asked again at the next tick, and nothing is started before.
-    async fn adopt(&mut self) -> Result<bool, CallError> {
-        let running = match self.runtime.list().await {
-            Ok(running) => running,
+    async fn act(&self, action: Action) -> Result<(), CallError> {
+        match action {
+            Action::Start(label) => self.start(label).await,
+            Action::Spawn { why } => self.registry.add_node(why).await,
+            Action::Stop(label) => match self.registry.begin_stop(label).await? {
+                Some(instance) => {
+                    self.stop(&instance).await;
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            Action::Remove { label, why } => self.remove(label, why).await,
+            Action::Propose { members, why } => self.registry.propose(members, why).await,
+            Action::Probe => self.registry.probe().await,
+            Action::Dismiss(label) => {
+                if let Some(instance) = self.registry.dismiss(label).await? {
+                    self.stop(&instance).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn start(&self, label: NodeId) -> Result<(), CallError> {
+        let Some(spec) = self.registry.begin_spawn(label.clone()).await? else {
+            return Ok(());
+        };
+        match self.runtime.spawn(&spec).await {
+            Ok(instance) => self.registry.spawned(instance).await,
+            Err(error) => self.registry.spawn_failed(label, error.to_string()).await,
+        }
+    }
+
+    /// Returns whether it is gone.
+    async fn stop(&self, instance: &Instance) -> bool {
+        let stopped = self.runtime.stop(instance).await;
+        if let Err(error) = &stopped {
+            tracing::warn!(node = %instance.node, %error, "{} could not be stopped; tried again", instance.node);
+        }
+        stopped.is_ok()
+    }
+
+    async fn remove(&self, label: NodeId, why: String) -> Result<(), CallError> {
+        if let Some(instance) = self.registry.begin_remove(label.clone(), why).await?
+            && !self.stop(&instance).await
+        {
+            return Ok(());
+        }
+        match self.runtime.remove(&label).await {
+            Ok(()) => self.registry.removed(label).await,
             Err(error) => {
+                tracing::warn!(node = %label, %error, "{label} could not be removed; tried again");
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks the runtime what it has, at the start, after a tick, and when changes were missed; `false`
+    /// when it does not answer.
+    async fn look(&mut self) -> Result<bool, CallError> {
+        let due = |looked: Now| self.registry.now().saturating_sub(looked) >= self.tick;
+        if self.looked.is_some_and(|looked| !due(looked)) {
+            return Ok(true);
+        }
+        let missed = self.looked.is_none();
+        // What was told before is older than what is seen now; what is told meanwhile is newer, or the
+        // same once more.
+        self.take_waiting().await?;
+        let found = match self.runtime.list().await {
+            Ok(found) => found,
+            Err(error) => {
+                self.looked = None;
                 let fault = format!("the {} runtime: {error}", self.runtime.kind());
                 self.registry.runtime_fault(Some(fault)).await?;
                 return Ok(false);
             }
         };
         self.registry.runtime_fault(None).await?;
-        if self.runtime.kind() != "none" {
-            self.registry.bootstrap().await?;
+        if missed && self.runtime.kind() != "none" {
+            self.registry
+                .bootstrap(self.runtime.kind() != "docker")
+                .await?;
         }
-        let mut ended: Vec<(axolotl_common::NodeId, Exit)> = Vec::new();
-        for record in self.registry.managed().await? {
-            if !running.iter().any(|instance| instance.node == record.label) {
-                let exit = self.runtime.last_exit(&record.label, false).await;
-                ended.push((record.label, exit));
-            }
+        for double in self.registry.observe(found, missed).await? {
+            tracing::warn!(node = %double.node, "{} runs although nobody wants it; it is stopped", double.node);
+            self.stop(&double).await;
         }
-        let unwanted = self.registry.adopt(Observed { running, ended }).await?;
-        for instance in unwanted {
-            tracing::warn!(
-                node = %instance.node,
-                generation = instance.generation,
-                "{} runs from a start that was given up; it is stopped",
-                instance.node
-            );
-            if let Err(error) = self.runtime.stop(&instance).await {
-                tracing::warn!(node = %instance.node, %error, "it could not be stopped");
-            }
-        }
+        self.looked = Some(self.registry.now());
         Ok(true)
     }
 }

@@ -9,7 +9,9 @@
 //! | `meta` | name | format version, store id, genesis (written once), foreign genesis, … |
 //! | `nodes` | label | [`NodeRecord`] |
 //! | `managed` | label | [`ManagedRecord`]: desired state, spawn intent and instance |
-//! | `starts` | counter | [`StartRecord`]: every start of a registry on this store |
+//! | `records` | number | signed epoch records after the genesis, each written once |
+//! | `starts` | counter, id | [`StartRecord`]: every start of a registry on this store, and those it took over from |
+//! | `statements` | key | what sealed members stated |
 //! | `events` | id | [`Event`], the newest [`MAX_EVENTS`] |
 
 use std::{
@@ -18,11 +20,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axolotl_common::{Hash, PublicKey, SignedRecord, registry_api::Event};
+use axolotl_common::{
+    Epoch, Hash, NodeId, PublicKey, SignedRecord,
+    recovery::Ballot,
+    registry_api::{Event, EventKind},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::cluster::state::{ManagedRecord, NodeRecord};
+use crate::cluster::{instance::ManagedRecord, state::NodeRecord};
+
+mod recovery;
+
+pub use recovery::StartRecord;
 
 /// Events kept for `Last-Event-ID`; older ones are dropped.
 pub const MAX_EVENTS: usize = 1_000;
@@ -43,7 +53,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The database failed.
-    #[error("the store {path}: {source}")]
+    #[error("the store {path}: {source}{}", hint(source))]
     Db {
         /// Directory.
         path: PathBuf,
@@ -64,6 +74,9 @@ pub enum StoreError {
         /// Version found.
         found: u32,
     },
+    /// Another process opened a ballot since: what was acknowledged under this one may be replaced.
+    #[error("ballot {0} is not the newest of the store any more; nothing is signed under it")]
+    OldBallot(Ballot),
     /// Something that is written once was to be written again.
     #[error("`{0}` is written once, and it is there already")]
     WrittenOnce(&'static str),
@@ -72,15 +85,26 @@ pub enum StoreError {
     Injected(u64),
 }
 
-/// One start of a registry on this store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StartRecord {
-    /// Grows by one with each start.
-    pub counter: u64,
-    /// Random, 16 bytes in hexadecimal.
-    pub id: String,
-    /// Wall clock, milliseconds since 1970.
-    pub at_ms: u64,
+/// What a person might do about a fault of the database.
+fn hint(error: &sled::Error) -> &'static str {
+    match error {
+        // sled keeps the kind of what it says about its lock to itself.
+        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
+            "; a registry runs on this directory: stop it, or give this one another DATA_DIR"
+        }
+        sled::Error::Io(error) => match error.kind() {
+            io::ErrorKind::StorageFull => "; free some space and start again",
+            io::ErrorKind::PermissionDenied => {
+                "; the directory must belong to the user of this program"
+            }
+            _ => "",
+        },
+        sled::Error::Corruption { .. } => {
+            "; the store is damaged: restore the directory from its back-up, or make a new store with \
+             `axolotl-registry adopt`"
+        }
+        _ => "",
+    }
 }
 
 /// The genesis as it is stored: document and the signed record of epoch 0, written together.
@@ -92,6 +116,29 @@ pub struct StoredGenesis {
     pub record: SignedRecord,
 }
 
+/// The wanted number of validators as an operator set it, and the setting that it overrides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredTarget {
+    /// What the operator asked for.
+    pub target: usize,
+    /// The setting at that time: another one since then wins.
+    pub setting: usize,
+}
+
+/// Where the chain stands among its epoch records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredEpoch {
+    /// The newest epoch that nodes reported to be in force.
+    pub in_force: Epoch,
+    /// A signed record that no block carries yet.
+    pub pending: Option<Epoch>,
+}
+
+/// Where the store lies in a registry's data directory.
+pub fn directory(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
+}
+
 /// The open store.
 #[derive(Debug)]
 pub struct Store {
@@ -101,7 +148,9 @@ pub struct Store {
     meta: sled::Tree,
     nodes: sled::Tree,
     managed: sled::Tree,
+    records: sled::Tree,
     starts: sled::Tree,
+    statements: sled::Tree,
     events: sled::Tree,
     writes: u64,
     fail_at: Option<u64>,
@@ -146,7 +195,9 @@ impl Store {
             meta: tree("meta")?,
             nodes: tree("nodes")?,
             managed: tree("managed")?,
+            records: tree("records")?,
             starts: tree("starts")?,
+            statements: tree("statements")?,
             events: tree("events")?,
             db,
             file,
@@ -257,29 +308,6 @@ impl Store {
     /// When the store fails.
     pub fn store_id(&self) -> Result<String, StoreError> {
         Ok(self.get_meta("store_id")?.unwrap_or_default())
-    }
-
-    /// Writes down a start of the registry: its counter is one above the highest.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn begin_start(&mut self, id: String, at_ms: u64) -> Result<StartRecord, StoreError> {
-        let counter = self.starts()?.last().map_or(0, |start| start.counter) + 1;
-        let start = StartRecord { counter, id, at_ms };
-        self.begin_write()?;
-        self.starts
-            .insert(counter.to_be_bytes(), encode(&start))
-            .map_err(|e| self.db_error(e))?;
-        self.sync()?;
-        Ok(start)
-    }
-
-    /// All starts, oldest first.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn starts(&self) -> Result<Vec<StartRecord>, StoreError> {
-        self.all("starts", &self.starts)
     }
 
     /// The authority's public key as it was at the first start.
@@ -394,6 +422,85 @@ impl Store {
         self.sync()
     }
 
+    /// Forgets a managed node that was removed, and the node that it ran.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn remove(
+        &mut self,
+        managed: Option<&NodeId>,
+        node: Option<&NodeId>,
+    ) -> Result<(), StoreError> {
+        self.begin_write()?;
+        if let Some(label) = node {
+            self.nodes
+                .remove(label.as_str())
+                .map_err(|e| self.db_error(e))?;
+        }
+        if let Some(label) = managed {
+            self.managed
+                .remove(label.as_str())
+                .map_err(|e| self.db_error(e))?;
+        }
+        self.sync()
+    }
+
+    /// Signed epoch records after the genesis, by number.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn records(&self) -> Result<Vec<SignedRecord>, StoreError> {
+        self.all("records", &self.records)
+    }
+
+    /// Where the chain stands among its records.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn epoch(&self) -> Result<StoredEpoch, StoreError> {
+        Ok(self.get_meta("epoch")?.unwrap_or_default())
+    }
+
+    /// Writes down where the chain stands among its records.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn set_epoch(&mut self, epoch: &StoredEpoch) -> Result<(), StoreError> {
+        self.put_meta("epoch", epoch)
+    }
+
+    /// The wanted number of validators, if an operator set it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn target(&self) -> Result<Option<StoredTarget>, StoreError> {
+        self.get_meta("target")
+    }
+
+    /// Writes down what an operator asked for.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn set_target(&mut self, target: &StoredTarget) -> Result<(), StoreError> {
+        self.put_meta("target", target)
+    }
+
+    /// The highest number ever given to a node; 0 where nothing was removed yet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn highest_number(&self) -> Result<u64, StoreError> {
+        Ok(self.get_meta("highest_number")?.unwrap_or(0))
+    }
+
+    /// Writes down the highest number ever given to a node.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn set_highest_number(&mut self, number: u64) -> Result<(), StoreError> {
+        self.put_meta("highest_number", &number)
+    }
+
     /// Adds an event, and drops the oldest beyond [`MAX_EVENTS`]. Not synced by itself.
     ///
     /// # Errors
@@ -423,74 +530,44 @@ impl Store {
             })
             .collect()
     }
+
+    /// The newest events that tell of decisions and changes of the validators, newest first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn newest_decisions(&self, limit: usize) -> Result<Vec<Event>, StoreError> {
+        self.newest(limit, |kind| {
+            matches!(kind, EventKind::Decision | EventKind::Epoch)
+        })
+    }
+
+    /// The newest steps of recoveries, newest first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn newest_recovery_steps(&self, limit: usize) -> Result<Vec<Event>, StoreError> {
+        self.newest(limit, |kind| kind == EventKind::Recovery)
+    }
+
+    fn newest(
+        &self,
+        limit: usize,
+        wanted: impl Fn(EventKind) -> bool,
+    ) -> Result<Vec<Event>, StoreError> {
+        let mut decisions = Vec::new();
+        for entry in self.events.iter().rev() {
+            let (_, bytes) = entry.map_err(|e| self.db_error(e))?;
+            let event: Event = decode("events", &bytes)?;
+            if wanted(event.kind) {
+                decisions.push(event);
+            }
+            if decisions.len() == limit {
+                break;
+            }
+        }
+        Ok(decisions)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axolotl_common::registry_api::EventKind;
-
-    fn event(id: u64) -> Event {
-        Event {
-            id,
-            time: String::new(),
-            kind: EventKind::Started,
-            node: None,
-            message: format!("event {id}"),
-        }
-    }
-
-    #[test]
-    fn starts_count_up_and_a_second_process_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        for expected in 1..=3 {
-            let mut store = Store::open(dir.path()).unwrap();
-            let start = store.begin_start(format!("id{expected}"), 5).unwrap();
-            assert_eq!(start.counter, expected);
-            assert!(Store::open(dir.path()).is_err());
-        }
-        let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.starts().unwrap().len(), 3);
-        assert_eq!(store.store_id().unwrap().len(), 16);
-    }
-
-    #[test]
-    fn the_authority_is_written_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(dir.path()).unwrap();
-        let (one, two) = (PublicKey([1; 32]), PublicKey([2; 32]));
-        store.set_authority(&one).unwrap();
-        assert!(matches!(
-            store.set_authority(&two),
-            Err(StoreError::WrittenOnce("authority"))
-        ));
-        assert_eq!(store.authority().unwrap(), Some(one));
-    }
-
-    #[test]
-    fn the_ring_of_events_is_bounded() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(dir.path()).unwrap();
-        let total = MAX_EVENTS as u64 + 20;
-        for id in 1..=total {
-            store.put_event(&event(id)).unwrap();
-        }
-        let all = store.events_after(0, usize::MAX).unwrap();
-        assert_eq!((all.len(), all[0].id), (MAX_EVENTS, 21));
-        let tail = store.events_after(total - 2, 10).unwrap();
-        assert_eq!(tail.len(), 2);
-        assert!(store.events_after(u64::MAX, 10).unwrap().is_empty());
-    }
-
-    #[test]
-    fn another_format_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(dir.path()).unwrap();
-        store.put_meta("format", &99u32).unwrap();
-        drop(store);
-        assert!(matches!(
-            Store::open(dir.path()),
-            Err(StoreError::Format { found: 99 })
-        ));
-    }
-}
+mod tests;

@@ -4,8 +4,9 @@
 mod support;
 
 use axolotl_common::{
-    Epoch, Hash, NodeId, VolumeId,
+    Epoch, Hash, Height, NodeId, VolumeId,
     genesis::GenesisDocument,
+    ids::MAX_HEIGHT,
     registry_api::{
         ConsensusFailure, DiscoverResponse, HealthResponse, MembershipResponse, NodeState,
         RegisterRequest, RegisterResponse, Role, problem,
@@ -20,6 +21,21 @@ async fn registry() -> (tempfile::TempDir, TestRegistry, Calls) {
     let registry = TestRegistry::start(dir.path(), &[]).await;
     let api = registry.api();
     (dir, registry, api)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_near_overflow_is_refused() {
+    let (_dir, registry, api) = registry().await;
+    api.register_all(4).await;
+    for height in [MAX_HEIGHT + 1, u64::MAX] {
+        let refused = api.beat(&key(1), &beat(1, 1, height)).await;
+        let detail = refused.problem(422).detail;
+        assert!(detail.contains("is above"), "{detail}");
+    }
+    let beat = beat(1, 2, MAX_HEIGHT);
+    assert_eq!(api.beat(&key(1), &beat).await.status, 200);
+    assert_eq!(api.status().await.height, Height(MAX_HEIGHT));
+    registry.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,6 +170,15 @@ async fn calls_that_are_not_the_nodes_are_refused() {
     restarted.incarnation = 2;
     api.beat(&key(1), &restarted).await.problem(409);
 
+    let mut unfit = beat(1, 6, 1);
+    unfit.unfit = Some("its log is gone".to_owned());
+    assert_eq!(api.beat(&key(1), &unfit).await.status, 200);
+    let status = api.status().await;
+    let node = &status.nodes[&NodeId::numbered(1)];
+    assert_eq!(node.state, NodeState::Unfit);
+    assert_eq!(node.detail.as_deref(), Some("its log is gone"));
+    assert!(!node.is_healthy);
+
     let body = serde_json::to_vec(&beat(1, 7, 1)).unwrap();
     for stale in [
         now_ms() - MAX_CLOCK_SKEW_MS - 100,
@@ -229,6 +254,8 @@ async fn malformed_calls_are_problems() {
     api.send(big).await.unwrap().problem(413);
     let untyped = api.http.post(format!("{}/register", api.url)).body("{}");
     api.send(untyped).await.unwrap().problem(415);
+    let bare = api.http.post(format!("{}/register", api.url));
+    api.send(bare).await.unwrap().problem(401);
     api.send(post(b"{".to_vec(), "json"))
         .await
         .unwrap()
@@ -265,6 +292,34 @@ async fn malformed_calls_are_problems() {
         let refused = api.send(call).await.unwrap().problem(422);
         println!("{field} = {wrong}: {}", refused.detail);
     }
+    // Of an operator's call the token is asked before anything of the body; where no body is needed,
+    // none is asked for.
+    for path in ["/scale", "/nodes/node1/drain", "/shutdown"] {
+        let url = format!("{}{path}", api.url);
+        let nobody = api.http.post(&url).body("no JSON");
+        api.send(nobody).await.unwrap().problem(401);
+        api.send(api.http.post(&url)).await.unwrap().problem(401);
+    }
+    let token = std::fs::read_to_string(&api.admin_token).unwrap();
+    let operator = |call: reqwest::RequestBuilder| call.bearer_auth(token.trim());
+    let url = |path: &str| format!("{}{path}", api.url);
+    let drain = operator(api.http.post(url("/nodes/node9/drain")));
+    api.send(drain).await.unwrap().problem(404);
+    let delete = operator(api.http.delete(url("/nodes/node9")));
+    api.send(delete).await.unwrap().problem(404);
+    let untyped = operator(api.http.post(url("/scale")).body("{\"target_nodes\":5}"));
+    api.send(untyped).await.unwrap().problem(415);
+    let bare = operator(api.http.post(url("/scale")));
+    api.send(bare).await.unwrap().problem(400);
+    // An object, and no list of its fields; a whole number may be written with a fraction.
+    let list = operator(api.http.post(url("/scale")));
+    let list = list.header("content-type", "application/json").body("[5]");
+    api.send(list).await.unwrap().problem(422);
+    let whole = operator(api.http.post(url("/scale")));
+    let whole = whole.header("content-type", "application/json");
+    let whole = whole.body("{\"target_nodes\":5.0}");
+    let answer = api.send(whole).await.unwrap().problem(409);
+    assert_eq!(answer.kind, problem::FORMING);
     // Unknown fields are ignored.
     let mut body = serde_json::to_value(request(1)).unwrap();
     body["zone"] = "eu".into();
@@ -440,7 +495,7 @@ async fn failures_are_taken_from_nodes_and_operators() {
     let call = api.signed(&key(1), Method::POST, "/consensus-failure", &report);
     let answer = api.send(call).await.unwrap();
     assert_eq!(answer.status, 202);
-    assert!(String::from_utf8_lossy(&answer.body).contains("1 of 4 validators are healthy"));
+    assert!(String::from_utf8_lossy(&answer.body).contains("1 of 4 validators vote"));
     let call = api.signed(&key(2), Method::POST, "/consensus-failure", &report);
     api.send(call).await.unwrap().problem(401);
     let operator = api

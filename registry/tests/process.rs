@@ -163,13 +163,17 @@ async fn crashed_nodes_come_back_stopped_ones_do_not() {
     let pid = machine.pid("node1");
     assert_eq!(node.runtime, Some(RuntimeInfo::Process { pid }));
 
+    // The next start writes them again, once it has seen that it is not to crash.
+    fs::remove_file(machine.data("node1").join("settings")).unwrap();
     signal(pid, Signal::KILL);
     wait_for("node1 again", || async {
         let pids = machine.pids();
         let again = pids
             .get("node1")
             .is_some_and(|now| now.len() == 1 && now[0] != pid);
-        if again { Ok(()) } else { Err(pids) }
+        let settings = fs::read_to_string(machine.data("node1").join("settings"));
+        let written = settings.is_ok_and(|settings| settings.ends_with('\n'));
+        if again && written { Ok(()) } else { Err(pids) }
     })
     .await;
     let kept = fs::read_to_string(machine.data("node1").join("settings")).unwrap();
@@ -311,16 +315,12 @@ async fn nodes_outlive_the_registry_and_are_adopted() {
 async fn a_registry_killed_at_any_moment_leaves_no_orphan_and_no_double() {
     let machine = Machine::new();
     let data = machine.dir.path().join("data");
-    let port = {
-        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        free.local_addr().unwrap().port()
-    };
-    let mut flags = flags(21_400);
-    flags.extend(["--port".into(), port.to_string()]);
-    let spawn = || {
+    let flags = flags(21_400);
+    let spawn = |port: u16| {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_axolotl-registry"))
             .arg("serve")
             .args(&flags)
+            .args(["--port", &port.to_string()])
             .arg("--data-dir")
             .arg(&data)
             .stderr(std::process::Stdio::null())
@@ -329,7 +329,7 @@ async fn a_registry_killed_at_any_moment_leaves_no_orphan_and_no_double() {
             .unwrap()
     };
     for round in 0..20u64 {
-        let mut registry = spawn();
+        let mut registry = spawn(0);
         // Spread over the first start of all, adoption, and starts after crashes.
         tokio::time::sleep(std::time::Duration::from_millis(5 + 17 * round % 160)).await;
         if round % 3 == 2
@@ -340,7 +340,11 @@ async fn a_registry_killed_at_any_moment_leaves_no_orphan_and_no_double() {
         registry.start_kill().unwrap();
         registry.wait().await.unwrap();
     }
-    let mut registry = spawn();
+    let port = {
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let mut registry = spawn(port);
     both_run(&machine).await;
     // Every process is one that the registry knows.
     let url = format!("http://127.0.0.1:{port}/status");

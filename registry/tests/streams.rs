@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use axolotl_common::{
     NodeId,
-    registry_api::{ControlAnswer, MembershipResponse, NodeState, Order, SignedOrder},
+    registry_api::{
+        ControlAnswer, MAX_ORDER_NUMBER, MembershipResponse, NodeState, Order, SignedOrder,
+        control_path,
+    },
 };
 use reqwest::Method;
 use support::{Calls, TestRegistry, beat, key, next_counter, now_ms, wait_for};
@@ -72,6 +75,52 @@ fn orders(text: &str) -> Vec<SignedOrder> {
         .collect()
 }
 
+/// The next order about peers; what comes before it is passed over.
+async fn next_peers(stream: &mut reqwest::Response) -> SignedOrder {
+    let is_peers = |order: &SignedOrder| matches!(order.order, Order::Peers { .. });
+    let mut text = String::new();
+    loop {
+        text.push_str(&read_until(stream, "\n\n").await);
+        if let Some(order) = orders(&text).into_iter().find(is_peers) {
+            return order;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_stream_begins_with_all_starts_of_the_store() {
+    let (dir, registry, api) = registry().await;
+    api.register_all(3).await;
+    let open = |api: &Calls| {
+        let call = api.signed_at(
+            &key(1),
+            Method::GET,
+            "/control",
+            b"",
+            now_ms(),
+            next_counter(),
+        );
+        call.send()
+    };
+    let first = async |api: &Calls| {
+        let mut stream = open(api).await.unwrap();
+        let order = orders(&read_until(&mut stream, "\n\n").await)
+            .remove(0)
+            .order;
+        match order {
+            Order::Meet { starts, take_over } => (starts, take_over),
+            other => panic!("{other:?} came first"),
+        }
+    };
+    let (before, take_over) = first(&api).await;
+    assert_eq!((before.len(), before[0].counter, take_over), (1, 1, false));
+    registry.stop().await;
+    let registry = TestRegistry::start(dir.path(), &[]).await;
+    let (after, _) = first(&registry.api()).await;
+    assert_eq!((after.len(), after[0], after[1].counter), (2, before[0], 2));
+    registry.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_are_signed_and_their_numbers_grow_over_restarts() {
     let (dir, registry, api) = registry().await;
@@ -89,9 +138,9 @@ async fn orders_are_signed_and_their_numbers_grow_over_restarts() {
     assert_eq!(open(&api, 1).await.unwrap().status(), 404);
     api.register_all(3).await;
     let mut stream = open(&api, 1).await.unwrap();
-    let first = orders(&read_until(&mut stream, "\n\n").await).remove(0);
+    let first = next_peers(&mut stream).await;
     api.register_all(4).await;
-    let second = orders(&read_until(&mut stream, "\n\n").await).remove(0);
+    let second = next_peers(&mut stream).await;
     let authority = api
         .get("/membership")
         .await
@@ -107,7 +156,7 @@ async fn orders_are_signed_and_their_numbers_grow_over_restarts() {
 
     // A newer stream of the same node ends the older one.
     let mut newer = open(&api, 1).await.unwrap();
-    let third = orders(&read_until(&mut newer, "\n\n").await).remove(0);
+    let third = next_peers(&mut newer).await;
     assert_eq!(third.chain_id, 7777);
     let end = async { while stream.chunk().await.unwrap().is_some() {} };
     let ended = tokio::time::timeout(Duration::from_secs(10), end).await;
@@ -118,6 +167,7 @@ async fn orders_are_signed_and_their_numbers_grow_over_restarts() {
         number: third.number,
         done: true,
         detail: String::new(),
+        recovery: None,
     };
     let call = api.signed(&key(1), Method::POST, "/control/answers", &answer);
     assert_eq!(api.send(call).await.unwrap().status, 202);
@@ -128,13 +178,56 @@ async fn orders_are_signed_and_their_numbers_grow_over_restarts() {
     let registry = TestRegistry::start(dir.path(), &[]).await;
     let api = registry.api();
     let mut stream = open(&api, 1).await.unwrap();
-    let fourth = orders(&read_until(&mut stream, "\n\n").await).remove(0);
+    let fourth = next_peers(&mut stream).await;
     assert!(
         fourth.number > third.number,
         "{} after {}",
         fourth.number,
         third.number
     );
+    registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_on_an_older_store_is_heard() {
+    // Its first start, as after `adopt`, or with a copy of the store from before the newest start.
+    let (_dir, registry, api) = registry().await;
+    api.register_all(2).await;
+    let open = |i, path: String| {
+        let call = api.signed_at(&key(i), Method::GET, &path, b"", now_ms(), next_counter());
+        call.send()
+    };
+    let took = (5 << 32) + 3;
+    let mut stream = open(1, control_path(took)).await.unwrap();
+    let first = orders(&read_until(&mut stream, "\n\n").await).remove(0);
+    assert!(matches!(first.order, Order::Meet { .. }), "{first:?}");
+    api.register_all(3).await;
+    let second = next_peers(&mut stream).await;
+    let numbers = (first.number, second.number);
+    assert!(numbers.0 > took && numbers.1 > numbers.0, "{numbers:?}");
+
+    // Another node's numbers are not raised by it, and none can be brought near overflow.
+    let mut other = open(2, control_path(0)).await.unwrap();
+    let number = next_peers(&mut other).await.number;
+    assert!(number < 2 << 32, "{number}");
+    for after in [MAX_ORDER_NUMBER + 1, u64::MAX] {
+        let refused = open(2, control_path(after)).await.unwrap();
+        assert_eq!(refused.status(), 422);
+    }
+    let mut last = open(2, control_path(MAX_ORDER_NUMBER)).await.unwrap();
+    assert!(next_peers(&mut last).await.number > MAX_ORDER_NUMBER);
+    // It is part of what is signed.
+    let call = api.signed_at(
+        &key(1),
+        Method::GET,
+        "/control",
+        b"",
+        now_ms(),
+        next_counter(),
+    );
+    let mut forged = call.build().unwrap();
+    forged.url_mut().set_query(Some("after=9"));
+    assert_eq!(api.http.execute(forged).await.unwrap().status(), 401);
     registry.stop().await;
 }
 

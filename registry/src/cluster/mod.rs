@@ -4,12 +4,18 @@
 //! There is no clock, no randomness and no input or output in here: `now` is an argument, and what
 //! is to become durable is handed back to the caller, who writes it down and then applies it.
 
+pub mod chain;
 pub mod forming;
+pub mod instance;
 pub mod liveness;
+pub mod planner;
 pub mod rate;
+pub mod recovery;
 pub mod registration;
 pub mod restart;
 pub mod state;
+pub mod survey;
+pub mod surveyor;
 pub mod view;
 
 use std::time::Duration;
@@ -43,10 +49,17 @@ pub struct Rules {
     pub target_nodes: usize,
     /// Nodes that must register before the genesis is built.
     pub genesis_nodes: usize,
+    /// Heartbeats are asked for this often.
+    pub heartbeat_interval: Duration,
     /// A node that is silent for this long is no longer healthy.
     pub unhealthy_after: Duration,
+    /// Nothing is started for the genesis before this time, when others start its nodes; zero when the
+    /// registry does.
+    pub genesis_timeout: Duration,
     /// How long a peer's word that it reaches a node counts.
     pub peer_word: Duration,
+    /// How far the survivors of a lost quorum are trusted.
+    pub trust: recovery::Trust,
     /// Whether keys that are not known register without the join token.
     pub open_registration: bool,
 }

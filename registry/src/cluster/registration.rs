@@ -18,6 +18,7 @@ use axolotl_common::{
 use super::{
     MAX_ADDRESS_LEN, MAX_ADDRESSES, MAX_NODE_NUMBER, MAX_NODES_KNOWN, MAX_VERSION_LEN, Now,
     state::{NodeRecord, State},
+    survey::SILENCE_SLACK,
 };
 
 /// Why a node's call is refused.
@@ -98,6 +99,34 @@ pub enum Refusal {
     /// Too many nodes on record.
     #[error("{MAX_NODES_KNOWN} nodes are on record, no more are taken")]
     Full,
+    /// A wanted number outside of the limits.
+    #[error("target_nodes {target} is outside of MIN_NODES {min} to MAX_NODES {max}")]
+    Limits {
+        /// What was asked for.
+        target: usize,
+        /// Floor.
+        min: usize,
+        /// Ceiling.
+        max: usize,
+    },
+    /// There is no chain yet whose validators could be changed.
+    #[error("the genesis is not formed yet; GET /status says who is awaited")]
+    StillForming,
+    /// A label that nobody has.
+    #[error("there is no node {0}; GET /status lists all")]
+    NoSuchNode(NodeId),
+    /// Another process with this key lives.
+    #[error(
+        "{0} is alive in another process, which has this key and this volume too; a copied data directory must not \
+         run twice. If that process is gone, try again in some seconds"
+    )]
+    RunsTwice(NodeId),
+    /// An operator's word about a recovery is not taken.
+    #[error(transparent)]
+    Recovery(#[from] super::recovery::Refused),
+    /// The change would leave no quorum, or cannot be finalised.
+    #[error("{0}")]
+    Quorum(String),
     /// Too many calls.
     #[error("too many calls; wait a second")]
     TooMany,
@@ -169,6 +198,7 @@ impl State {
             registered_ms: caller.wall_ms,
             superseded_by: None,
             runs_as: None,
+            leaving: None,
         };
         let registered = match known {
             Some(node) => {
@@ -182,9 +212,22 @@ impl State {
                         known: old.incarnation,
                     });
                 }
+                // A restart closes its stream first; one that is open and silent says nothing.
+                let silence = self.rules.heartbeat_interval + SILENCE_SLACK;
+                let heard = |at: Now| now.saturating_sub(at) < silence;
+                if is_another(old, request)
+                    && node.live.stream != 0
+                    && node.live.heard.is_some_and(heard)
+                {
+                    return Err(Refusal::RunsTwice(old.label.clone()));
+                }
                 record.label = old.label.clone();
                 record.number = old.number;
                 record.runs_as = old.runs_as.clone();
+                // One that was drained and is started again comes back.
+                if request.incarnation == old.incarnation {
+                    record.leaving = old.leaving;
+                }
                 let wished = request.node_id.as_ref();
                 let message = match wished.filter(|wished| **wished != old.label) {
                     Some(wished) => format!("welcome back as {}, not {wished}", old.label),
@@ -325,6 +368,14 @@ impl State {
             }
         })
     }
+}
+
+/// Whether a process other than the one on record speaks: one that was started later, or that was started
+/// as often, from a copy of the directory, and listens elsewhere.
+fn is_another(old: &NodeRecord, request: &RegisterRequest) -> bool {
+    let here = (&old.addresses, &old.http_url, &old.rpc_url);
+    let there = (&request.addresses, &request.http_url, &request.rpc_url);
+    request.incarnation > old.incarnation || here != there
 }
 
 fn check_request(request: &RegisterRequest) -> Result<(), Refusal> {

@@ -1,21 +1,26 @@
 //! What the registry knows: nodes that registered, instances that it started, the chain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use axolotl_common::{
-    Height, Member, NodeId, PublicKey, SignedRecord, ValidatorSet, VolumeId,
-    genesis::GenesisDocument,
-    registry_api::{HealthResponse, Heartbeat, NodeState, Role, RuntimeInfo},
+    Height, Member, NodeId, PublicKey, VolumeId,
+    registry_api::{HealthResponse, Heartbeat, NodeState, Order, Role},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     MAX_REPORTED_PEERS, Now, Rules,
+    chain::Chain,
+    instance::Managed,
     liveness::{self, Facts, RuntimeFact, Verdict},
     rate::Bucket,
     registration::Refusal,
-    restart::{self, Backoff},
+    restart::Backoff,
+    survey::LEVEL_BLOCKS,
 };
+
+/// A node that the registry waits for is asked for heartbeats this often.
+const AWAITED_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// A registered node: the durable part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +55,18 @@ pub struct NodeRecord {
     pub superseded_by: Option<NodeId>,
     /// The label under which the runtime runs it, where that is another one: its data was wiped.
     pub runs_as: Option<NodeId>,
+    /// The operator wants it out of the validators, and then stopped.
+    #[serde(default)]
+    pub leaving: Option<Leaving>,
+}
+
+/// How a node leaves by the operator's wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leaving {
+    /// It is stopped, its data is kept.
+    Drain,
+    /// It is stopped and forgotten, with its data if a registry made it.
+    Delete,
 }
 
 impl NodeRecord {
@@ -72,6 +89,7 @@ impl NodeRecord {
             registered_ms: 0,
             superseded_by: None,
             runs_as: None,
+            leaving: None,
         }
     }
 
@@ -100,7 +118,14 @@ pub struct Live {
     pub stream: u64,
     /// Number of the last order that it answered.
     pub answered: Option<u64>,
+    /// Since when its heartbeats say that it is level.
+    pub level_since: Option<Now>,
+    /// Orders beyond those that bring it level, to be sent once; see [`MAX_ORDERS`].
+    pub orders: VecDeque<Order>,
 }
+
+/// Most orders that wait for one node; the oldest goes first, since the rules ask again.
+pub const MAX_ORDERS: usize = 8;
 
 /// A registered node.
 #[derive(Clone, Debug)]
@@ -109,88 +134,6 @@ pub struct Node {
     pub record: NodeRecord,
     /// The rest.
     pub live: Live,
-}
-
-/// Something that a runtime started: enough to find and to stop it again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Instance {
-    /// Label of the node that it runs.
-    pub node: NodeId,
-    /// Which start of this node it is.
-    pub generation: u64,
-    /// For people.
-    pub info: RuntimeInfo,
-    /// What the runtime recognises it by; nobody else reads it.
-    pub token: String,
-}
-
-/// A node that the registry starts and stops: the durable part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ManagedRecord {
-    /// Label.
-    pub label: NodeId,
-    /// Number.
-    pub number: u64,
-    /// Whether it is told to be first in the genesis.
-    pub leader: bool,
-    /// Number of starts that were begun; written down before each.
-    pub generation: u64,
-    /// Why it is not to run, if it is not: stopped on purpose.
-    pub stopped: Option<String>,
-    /// The running instance, or the last one.
-    pub instance: Option<Instance>,
-}
-
-/// A node that the registry starts and stops.
-#[derive(Clone, Debug)]
-pub struct Managed {
-    /// Durable part.
-    pub record: ManagedRecord,
-    /// Since when it runs, if it does.
-    pub running: Option<Now>,
-    /// How it ended, if it did.
-    pub down: Option<String>,
-    /// Whether the registry is stopping it.
-    pub stopping: bool,
-    /// Crashes in a row.
-    pub backoff: Backoff,
-}
-
-impl Managed {
-    /// A node of which nothing runs.
-    pub fn new(record: ManagedRecord) -> Self {
-        Self {
-            record,
-            running: None,
-            down: None,
-            stopping: false,
-            backoff: Backoff::default(),
-        }
-    }
-}
-
-/// The chain, once its genesis is formed.
-#[derive(Clone, Debug)]
-pub struct Chain {
-    /// Genesis document.
-    pub document: GenesisDocument,
-    /// Signed record of the newest epoch.
-    pub record: SignedRecord,
-    /// Its validators.
-    pub validators: ValidatorSet,
-}
-
-impl Chain {
-    /// The chain of a genesis document and its signed record.
-    pub fn new(document: GenesisDocument, record: SignedRecord) -> Self {
-        let rule = document.axolotl().quorum;
-        let validators = ValidatorSet::new(&document.chain(), &record.record, rule);
-        Self {
-            document,
-            record,
-            validators,
-        }
-    }
 }
 
 /// Everything that the registry knows.
@@ -208,6 +151,8 @@ pub struct State {
     pub chain: Option<Chain>,
     /// Hash of a genesis that a node showed although this store has none.
     pub foreign: Option<axolotl_common::Hash>,
+    /// The recovery under way, in words.
+    pub recovering: Option<String>,
     /// Label of the leader.
     pub leader: Option<NodeId>,
     /// Whether everything managed is being stopped.
@@ -216,18 +161,44 @@ pub struct State {
     pub announced: BTreeMap<NodeId, NodeState>,
     /// Requests that all unknown keys together may still make.
     pub unknown: Bucket,
+    /// Wanted number of voting nodes: the setting, or what an operator asked for since.
+    pub target: usize,
+    /// Highest number ever given to a node, living or not.
+    pub highest_number: u64,
+    /// Whether the registry starts and stops nodes.
+    pub runs_nodes: bool,
+    /// Until when somebody is thought to be at work with the nodes.
+    pub hands_off_until: Option<Now>,
+    /// Since when a candidate is not needed.
+    pub surplus: BTreeMap<NodeId, Now>,
+    /// Added nodes in a row that were of no use: they ran, and never joined.
+    pub spawns: Backoff,
+}
+
+fn is_of_recovery(order: &Order) -> bool {
+    matches!(
+        order,
+        Order::Survey { .. } | Order::Seal { .. } | Order::Stage { .. }
+    )
 }
 
 impl State {
     /// An empty state.
     pub fn new(rules: Rules) -> Self {
         Self {
+            target: rules.target_nodes,
+            highest_number: 0,
+            runs_nodes: false,
+            hands_off_until: None,
+            surplus: BTreeMap::new(),
+            spawns: Backoff::default(),
             rules,
             nodes: BTreeMap::new(),
             keys: BTreeMap::new(),
             managed: BTreeMap::new(),
             chain: None,
             foreign: None,
+            recovering: None,
             leader: None,
             shutdown: false,
             announced: BTreeMap::new(),
@@ -235,11 +206,12 @@ impl State {
         }
     }
 
-    /// Highest number in use.
+    /// Highest number that was ever in use.
     pub fn max_number(&self) -> u64 {
         let nodes = self.nodes.values().map(|node| node.record.number);
         let managed = self.managed.values().map(|managed| managed.record.number);
-        nodes.chain(managed).max().unwrap_or(0)
+        let present = nodes.chain(managed).max().unwrap_or(0);
+        present.max(self.highest_number)
     }
 
     /// The node with this key.
@@ -260,6 +232,7 @@ impl State {
             Some(node) => {
                 if node.record.incarnation != record.incarnation {
                     node.live.beat = None;
+                    node.live.level_since = None;
                     node.live.counter = record.counter;
                 }
                 node.live.counter = node.live.counter.max(record.counter);
@@ -278,6 +251,8 @@ impl State {
                     bucket: Bucket::of_key(),
                     stream: 0,
                     answered: None,
+                    level_since: None,
+                    orders: VecDeque::new(),
                 };
                 self.nodes
                     .insert(record.label.clone(), Node { record, live });
@@ -365,12 +340,62 @@ impl State {
                 last,
             });
         }
+        let level = !beat.syncing && beat.height.0 + LEVEL_BLOCKS >= self.head(now).0;
+        let joins = self
+            .chain
+            .as_ref()
+            .is_some_and(|chain| !chain.validators.contains(key));
+        if level && joins {
+            self.spawns = Backoff::default();
+        }
         if let Some(node) = self.by_key_mut(key) {
             node.live.heard = Some(now);
             node.live.heard_ms = wall_ms;
+            node.live.level_since = match node.live.level_since {
+                Some(since) if level => Some(since),
+                _ => level.then_some(now),
+            };
             node.live.beat = Some((now, beat));
         }
         Ok(())
+    }
+
+    /// The highest height that living validators report to have reached, and more of them than may
+    /// lie. Where fewer report anything, the lowest that they report.
+    pub fn head(&self, now: Now) -> Height {
+        let Some(chain) = &self.chain else {
+            return Height::default();
+        };
+        let set = &chain.validators;
+        let members = set.members().iter();
+        let beats =
+            members.filter_map(|member| self.by_key(&member.public_key)?.live.beat.as_ref());
+        let in_time = |at: &Now| now.saturating_sub(*at) < self.rules.unhealthy_after;
+        let heights = beats.filter(|(at, _)| in_time(at));
+        let mut heights: Vec<Height> = heights.map(|(_, beat)| beat.height).collect();
+        heights.sort_unstable();
+        let liars = set.rule().byzantine_faults(set.len());
+        let believed = heights.iter().rev().nth(liars).or(heights.first());
+        believed.copied().unwrap_or_default()
+    }
+
+    /// Somebody stopped or started a node: nobody is replaced for a while.
+    pub fn hands_off(&mut self, now: Now, patience: std::time::Duration) {
+        self.hands_off_until = self.hands_off_until.max(Some(now + patience));
+    }
+
+    /// Gives a node an order beyond those that bring it level. An order about a recovery takes the place of
+    /// one that waits.
+    pub fn order(&mut self, label: &NodeId, order: Order) {
+        if let Some(node) = self.nodes.get_mut(label) {
+            if is_of_recovery(&order) {
+                node.live.orders.retain(|waiting| !is_of_recovery(waiting));
+            }
+            if node.live.orders.len() == MAX_ORDERS {
+                node.live.orders.pop_front();
+            }
+            node.live.orders.push_back(order);
+        }
     }
 
     /// Takes a bare heartbeat: the node lives, its state is what it said last.
@@ -434,7 +459,11 @@ impl State {
         if let Some(why) = &managed.record.stopped {
             return RuntimeFact::Stopped(why.clone());
         }
-        let ended = managed.down.as_deref().unwrap_or("not started yet");
+        let unseen = match managed.absent {
+            true => "its container is gone; `docker-compose up -d` makes it again",
+            false => "not started yet",
+        };
+        let ended = managed.ended.as_ref().map_or(unseen, |ended| &ended.why);
         match (managed.stopping, managed.backoff.crashes()) {
             (true, _) => RuntimeFact::Stopped(ended.to_owned()),
             (false, 0) => RuntimeFact::Down(ended.to_owned()),
@@ -487,9 +516,28 @@ impl State {
     pub fn role(&self, record: &NodeRecord) -> Role {
         match &self.chain {
             _ if record.observer => Role::Observer,
-            Some(chain) if !chain.validators.contains(&record.public_key) => Role::Learner,
+            Some(chain) if !chain.validators.contains(&record.public_key) => {
+                let level = |node: &Node| node.live.level_since.is_some();
+                let surplus = self.surplus.contains_key(&record.label);
+                if surplus && self.nodes.get(&record.label).is_some_and(level) {
+                    Role::Standby
+                } else {
+                    Role::Learner
+                }
+            }
             _ => Role::Validator,
         }
+    }
+
+    /// Whether the registry waits for this node to be level, or to vote.
+    fn is_awaited(&self, node: &Node) -> bool {
+        if self.chain.is_none() {
+            return false;
+        }
+        if self.has_or_gets_seat(&node.record.public_key) {
+            return !node.live.beat.as_ref().is_some_and(|(_, beat)| beat.voting);
+        }
+        !node.record.observer && !self.surplus.contains_key(&node.record.label)
     }
 
     /// The leader: who built the highest block that a living node reports; before the first block,
@@ -516,27 +564,6 @@ impl State {
         }
     }
 
-    /// Managed nodes as the plan sees them.
-    pub fn plan(&self, now: Now) -> (Vec<restart::Action>, Option<Now>) {
-        let leader = self.leader.as_ref();
-        let managed: Vec<restart::Managed> = self
-            .managed
-            .values()
-            .map(|managed| {
-                let run = self.node_run_by(&managed.record.label);
-                restart::Managed {
-                    label: managed.record.label.clone(),
-                    number: managed.record.number,
-                    wanted: managed.record.stopped.is_none() && self.foreign.is_none(),
-                    running: managed.running.is_some(),
-                    leads: run.is_some_and(|node| Some(&node.record.label) == leader),
-                    not_before: managed.backoff.next(),
-                }
-            })
-            .collect();
-        restart::plan(&managed, self.shutdown, now)
-    }
-
     /// The answer to a heartbeat, or to the question how a node fares.
     pub fn health(&self, now: Now, label: &NodeId, counted: bool) -> Option<HealthResponse> {
         let node = self.nodes.get(label)?;
@@ -551,6 +578,16 @@ impl State {
                 .as_ref()
                 .map(|chain| chain.validators.epoch())
                 .unwrap_or_default(),
+            role: self.role(&node.record),
+            heartbeat_interval_ms: if self.is_awaited(node) {
+                AWAITED_INTERVAL.as_millis() as u64
+            } else {
+                0
+            },
         })
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -6,16 +6,17 @@ use std::collections::BTreeMap;
 use axolotl_common::{
     Height, NodeId, PublicKey,
     registry_api::{
-        DiscoverResponse, DiscoveredNode, MembershipResponse, NodeState, NodeStatus, PeerEntry,
-        StatusResponse,
+        DiscoverResponse, DiscoveredNode, Event, MembershipResponse, NodeState, NodeStatus,
+        PeerEntry, RecoveryStatus, Role, StatusResponse,
     },
 };
 
 use super::{
     Now, forming,
+    instance::Managed,
     liveness::Verdict,
     registration::parse_address,
-    state::{Managed, Node, NodeRecord, State},
+    state::{Node, NodeRecord, State},
 };
 
 /// A wall-clock time as RFC 3339 in UTC.
@@ -27,6 +28,19 @@ pub fn rfc3339(ms: u64) -> String {
         .to_string()
 }
 
+/// What `/status` says beside how the nodes fare.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// What stands in the way.
+    pub warnings: Vec<String>,
+    /// What is under way.
+    pub plan: Vec<String>,
+    /// Newest decisions, newest first.
+    pub decisions: Vec<Event>,
+    /// A lost quorum, and what is done about it.
+    pub recovery: Option<RecoveryStatus>,
+}
+
 fn first_address(record: &NodeRecord) -> (String, u16) {
     record
         .addresses
@@ -36,9 +50,16 @@ fn first_address(record: &NodeRecord) -> (String, u16) {
 }
 
 impl State {
-    fn node_status(&self, node: &Node, verdict: Verdict) -> NodeStatus {
+    fn node_status(&self, node: &Node, mut verdict: Verdict) -> NodeStatus {
         let record = &node.record;
         let beat = node.live.beat.as_ref().map(|(_, beat)| beat);
+        // It reports in time, and must not be counted on all the same.
+        if let Some(why) = beat.and_then(|beat| beat.unfit.as_ref())
+            && verdict.state == NodeState::Healthy
+        {
+            verdict.state = NodeState::Unfit;
+            verdict.detail = Some(why.clone());
+        }
         let managed = self.managed_of(record);
         let running = managed.filter(|managed| managed.running.is_some());
         let (address, port) = first_address(record);
@@ -55,10 +76,11 @@ impl State {
             addresses: record.addresses.clone(),
             http_url: record.http_url.clone(),
             rpc_url: record.rpc_url.clone(),
-            public_rpc_url: managed.map(|_| record.rpc_url.clone()),
+            public_rpc_url: managed.and_then(public_rpc_url),
             role: self.role(record),
             state: verdict.state,
             detail: verdict.detail,
+            voting: beat.is_some_and(|beat| beat.voting) && verdict.state == NodeState::Healthy,
             peers: beat.map(|beat| beat.peers).unwrap_or_default(),
             incarnation: record.incarnation,
             version: record.version.clone(),
@@ -67,7 +89,7 @@ impl State {
         }
     }
 
-    fn unregistered_status(managed: &Managed, verdict: Verdict) -> NodeStatus {
+    fn unregistered_status(&self, managed: &Managed, verdict: Verdict) -> NodeStatus {
         NodeStatus {
             id: managed.record.label.clone(),
             address: String::new(),
@@ -82,9 +104,14 @@ impl State {
             http_url: String::new(),
             rpc_url: String::new(),
             public_rpc_url: None,
-            role: axolotl_common::registry_api::Role::Validator,
+            role: if self.chain.is_some() {
+                Role::Learner
+            } else {
+                Role::Validator
+            },
             state: verdict.state,
             detail: verdict.detail,
+            voting: false,
             peers: 0,
             incarnation: 0,
             version: String::new(),
@@ -94,12 +121,12 @@ impl State {
     }
 
     /// `GET /status`.
-    pub fn status(&self, now: Now, warnings: Vec<String>) -> StatusResponse {
+    pub fn status(&self, now: Now, told: Told) -> StatusResponse {
         let mut nodes = BTreeMap::new();
         for (label, verdict) in self.verdicts(now) {
             let status = match (self.nodes.get(&label), self.managed.get(&label)) {
                 (Some(node), _) => self.node_status(node, verdict),
-                (None, Some(managed)) => Self::unregistered_status(managed, verdict),
+                (None, Some(managed)) => self.unregistered_status(managed, verdict),
                 (None, None) => continue,
             };
             nodes.insert(label, status);
@@ -117,7 +144,7 @@ impl State {
             healthy_nodes: nodes.values().filter(|node| node.is_healthy).count(),
             min_nodes: self.rules.min_nodes,
             max_nodes: self.rules.max_nodes,
-            target_nodes: self.rules.target_nodes,
+            target_nodes: self.target,
             consensus_possible: validators.is_some() && healthy_voters >= quorum,
             scale_threshold: self.rules.min_nodes / 2 + 1,
             quorum,
@@ -128,7 +155,7 @@ impl State {
                 .max()
                 .unwrap_or_default(),
             leader: self.leader.clone(),
-            recovery: None,
+            recovery: told.recovery,
             registration: if self.rules.open_registration {
                 "open".to_owned()
             } else {
@@ -137,7 +164,9 @@ impl State {
             genesis_hash: self.chain.as_ref().map(|chain| chain.document.hash()),
             chain_id: self.chain.as_ref().map(|chain| chain.document.chain().id.0),
             forming: forming::awaited(self),
-            warnings,
+            warnings: told.warnings,
+            plan: told.plan,
+            decisions: told.decisions,
             nodes,
         }
     }
@@ -203,7 +232,11 @@ impl State {
     }
 
     /// `GET /membership`.
-    pub fn membership(&self, authority_key: PublicKey) -> MembershipResponse {
+    pub fn membership(
+        &self,
+        authority_key: PublicKey,
+        recovery: Option<RecoveryStatus>,
+    ) -> MembershipResponse {
         let chain = self.chain.as_ref();
         MembershipResponse {
             chain_id: chain.map(|chain| chain.document.chain().id.0),
@@ -213,10 +246,11 @@ impl State {
             quorum: chain
                 .map(|chain| chain.validators.quorum())
                 .unwrap_or_default(),
+            pending: chain.and_then(|chain| Some(chain.pending.as_ref()?.record.number)),
+            recovery,
             records: chain
-                .map(|chain| chain.record.clone())
-                .into_iter()
-                .collect(),
+                .map(|chain| chain.records.values().rev().cloned().collect())
+                .unwrap_or_default(),
         }
     }
 
@@ -243,4 +277,8 @@ fn instance_info(managed: &Managed) -> Option<axolotl_common::registry_api::Runt
         .instance
         .as_ref()
         .map(|instance| instance.info.clone())
+}
+
+fn public_rpc_url(managed: &Managed) -> Option<String> {
+    managed.record.instance.as_ref()?.public_rpc_url.clone()
 }

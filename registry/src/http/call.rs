@@ -1,7 +1,7 @@
 //! A request as it came, and the checks on it.
 
 use axolotl_common::{
-    registry_api::{MAX_BODY_BYTES, problem},
+    registry_api::{MAX_ANSWER_BYTES, MAX_BODY_BYTES, problem},
     signed_request::{HEADER_JOIN_TOKEN, HEADER_KEY, RequestSignature},
 };
 use axum::{
@@ -10,6 +10,8 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tower::limit::GlobalConcurrencyLimitLayer;
 
 use super::{Api, error::ApiError};
 use crate::registry::{Signed, wall_ms};
@@ -17,6 +19,17 @@ use crate::registry::{Signed, wall_ms};
 /// Limits bodies to [`MAX_BODY_BYTES`].
 pub(super) fn body_limit() -> DefaultBodyLimit {
     DefaultBodyLimit::max(MAX_BODY_BYTES)
+}
+
+/// Answers to orders that are read at once; further ones wait.
+const MAX_ANSWERS_AT_ONCE: usize = 8;
+
+/// Lets the bodies of answers to orders have [`MAX_ANSWER_BYTES`], a few at once.
+pub(super) fn answer_limits() -> (DefaultBodyLimit, GlobalConcurrencyLimitLayer) {
+    (
+        DefaultBodyLimit::max(MAX_ANSWER_BYTES),
+        GlobalConcurrencyLimitLayer::new(MAX_ANSWERS_AT_ONCE),
+    )
 }
 
 /// A request whose body was read whole.
@@ -36,13 +49,115 @@ impl FromRequest<Api> for Call {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 ApiError::new(
                     StatusCode::PAYLOAD_TOO_LARGE,
-                    format!("a body may have {MAX_BODY_BYTES} bytes"),
+                    "the body is larger than this call may have",
                 )
             } else {
                 ApiError::new(StatusCode::BAD_REQUEST, "the body could not be read")
             }
         })?;
         Ok(Self { parts, body })
+    }
+}
+
+/// A call of an operator: who does not show the admin token has no body read.
+#[derive(Debug)]
+pub(super) struct OperatorCall(Call);
+
+impl FromRequest<Api> for OperatorCall {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        own_page(request.headers())?;
+        admin(request.headers(), api)?;
+        let call = Call::from_request(request, api).await?;
+        call.mutating()?;
+        Ok(Self(call))
+    }
+}
+
+impl OperatorCall {
+    /// Reads the body.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        self.0.json()
+    }
+}
+
+/// A report of a node, or of an operator: the latter shows the admin token instead of a signature.
+#[derive(Debug)]
+pub(super) enum ReportCall {
+    /// Whoever showed the admin token.
+    Operator(OperatorCall),
+    /// Whoever signs.
+    Node(Call),
+}
+
+impl FromRequest<Api> for ReportCall {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        if request.headers().contains_key(header::AUTHORIZATION) {
+            return Ok(Self::Operator(
+                OperatorCall::from_request(request, api).await?,
+            ));
+        }
+        let call = Call::from_request(request, api).await?;
+        call.mutating()?;
+        Ok(Self::Node(call))
+    }
+}
+
+fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Writes whole numbers without a fraction. The depth of `value` is bounded by who read it.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            // Negative ones fit no field, with a fraction or without one.
+            if let Some(whole) = number.as_f64()
+                && whole.fract() == 0.0
+                && (0.0..u64::MAX as f64).contains(&whole)
+            {
+                *number = (whole as u64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
+/// Refuses what a foreign web page makes a browser send.
+fn own_page(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(origin) = text(headers, header::ORIGIN) else {
+        return Ok(());
+    };
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    if authority.is_some() && authority == text(headers, header::HOST) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::FORBIDDEN,
+        format!("a page of {origin:?} may not call this"),
+    ))
+}
+
+/// Checks the admin token.
+fn admin(headers: &HeaderMap, api: &Api) -> Result<(), ApiError> {
+    let shown = text(headers, header::AUTHORIZATION)
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    if shown.is_some_and(|shown| api.registry.admin_token().matches(shown)) {
+        Ok(())
+    } else {
+        Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "this call needs `Authorization: Bearer <admin token>`; whoever may read the \
+             registry's data directory prints the token with `axolotl-registry admin-token` \
+             (in Docker: `docker exec registry axolotl-registry admin-token`)",
+        ))
     }
 }
 
@@ -53,20 +168,15 @@ impl Call {
     }
 
     fn text(&self, name: impl header::AsHeaderName) -> Option<&str> {
-        self.parts.headers.get(name)?.to_str().ok()
+        text(&self.parts.headers, name)
     }
 
-    /// Checks what every call that changes something must be: JSON, and from no foreign web page.
+    /// Checks what every call that changes something must be: from no foreign web page, and JSON
+    /// where it has a body.
     pub(super) fn mutating(&self) -> Result<(), ApiError> {
-        if let Some(origin) = self.text(header::ORIGIN) {
-            let own = self.text(header::HOST);
-            let authority = origin.split_once("://").map(|(_, authority)| authority);
-            if authority.is_none() || authority != own {
-                return Err(ApiError::new(
-                    StatusCode::FORBIDDEN,
-                    format!("a page of {origin:?} may not call this"),
-                ));
-            }
+        own_page(&self.parts.headers)?;
+        if self.body.is_empty() {
+            return Ok(());
         }
         let kind = self.text(header::CONTENT_TYPE).unwrap_or_default();
         let essence = kind.split(';').next().unwrap_or_default().trim();
@@ -80,16 +190,18 @@ impl Call {
         }
     }
 
-    /// Reads the body.
+    /// Reads the body: an object, in which 5.0 is the number 5 as JSON Schema has it.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        serde_json::from_slice(&self.body).map_err(|e| {
-            let status = if e.is_data() {
-                StatusCode::UNPROCESSABLE_ENTITY
-            } else {
-                StatusCode::BAD_REQUEST
-            };
-            ApiError::new(status, format!("the body: {e}"))
-        })
+        let fault = |status, why: String| ApiError::new(status, format!("the body: {why}"));
+        let mut value: Value = serde_json::from_slice(&self.body)
+            .map_err(|e| fault(StatusCode::BAD_REQUEST, e.to_string()))?;
+        if !value.is_object() {
+            let why = "expected an object".to_owned();
+            return Err(fault(StatusCode::UNPROCESSABLE_ENTITY, why));
+        }
+        whole_numbers(&mut value);
+        serde_json::from_value(value)
+            .map_err(|e| fault(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))
     }
 
     /// Whether the call claims to be a node's.
@@ -130,29 +242,5 @@ impl Call {
     pub(super) fn shows_join_token(&self, api: &Api) -> bool {
         let shown = self.text(HEADER_JOIN_TOKEN);
         shown.is_some_and(|shown| api.registry.join_token().matches(shown))
-    }
-
-    /// Whether the call carries a bearer token at all.
-    pub(super) fn claims_bearer(&self) -> bool {
-        self.parts.headers.contains_key(header::AUTHORIZATION)
-    }
-
-    /// Checks the admin token.
-    pub(super) fn admin(&self, api: &Api) -> Result<(), ApiError> {
-        let shown = self
-            .text(header::AUTHORIZATION)
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim());
-        if shown.is_some_and(|shown| api.registry.admin_token().matches(shown)) {
-            Ok(())
-        } else {
-            Err(ApiError::new(
-                StatusCode::UNAUTHORIZED,
-                "this call needs `Authorization: Bearer <admin token>`; whoever may read the \
-                 registry's data directory prints the token with `axolotl-registry admin-token` \
-                 (in Docker: `docker exec registry axolotl-registry admin-token`)",
-            ))
-        }
     }
 }

@@ -10,7 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{cluster::registration::Refusal, registry::CallError};
+use crate::{
+    cluster::{recovery::Refused, registration::Refusal},
+    registry::CallError,
+};
 
 /// Kind of problems that need no name of their own.
 const BLANK: &str = "about:blank";
@@ -103,6 +106,14 @@ impl From<Refusal> for ApiError {
             Refusal::LabelTaken(_) => (StatusCode::CONFLICT, problem::LABEL_TAKEN),
             Refusal::StoreLost(_) => (StatusCode::CONFLICT, problem::STORE_LOST),
             Refusal::OtherChain { .. } => (StatusCode::CONFLICT, problem::OTHER_CHAIN),
+            Refusal::Limits { .. } => (StatusCode::UNPROCESSABLE_ENTITY, problem::LIMITS),
+            Refusal::StillForming => (StatusCode::CONFLICT, problem::FORMING),
+            Refusal::NoSuchNode(_) => (StatusCode::NOT_FOUND, problem::UNKNOWN_NODE),
+            Refusal::Quorum(_) => (StatusCode::CONFLICT, problem::QUORUM),
+            Refusal::RunsTwice(_) => (StatusCode::CONFLICT, BLANK),
+            Refusal::Recovery(Refused::OneThing) => (StatusCode::UNPROCESSABLE_ENTITY, BLANK),
+            Refusal::Recovery(Refused::NoChain) => (StatusCode::CONFLICT, problem::FORMING),
+            Refusal::Recovery(_) => (StatusCode::CONFLICT, problem::QUORUM),
             Refusal::Full => (StatusCode::SERVICE_UNAVAILABLE, BLANK),
             Refusal::TooMany => (StatusCode::TOO_MANY_REQUESTS, BLANK),
         };

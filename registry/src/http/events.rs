@@ -60,6 +60,8 @@ fn to_sse(event: &Event) -> sse::Event {
     params(("Last-Event-ID" = Option<u64>, Header, description = "goes on after this event")),
     responses(
         (status = 200, body = Event, content_type = "text/event-stream"),
+        (status = 400, body = Problem, description = "Last-Event-ID is no number"),
+        (status = 413, body = Problem, description = "a body larger than 1 MiB"),
         (status = 503, body = Problem, description = "too many streams"),
     )
 )]

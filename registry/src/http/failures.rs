@@ -3,7 +3,7 @@
 use axolotl_common::registry_api::{Accepted, ConsensusFailure, Problem};
 use axum::{Json, extract::State, http::StatusCode};
 
-use super::{Api, call::Call, error::ApiError};
+use super::{Api, call::ReportCall, error::ApiError};
 
 /// A node saw no commit although there is work
 ///
@@ -12,21 +12,20 @@ use super::{Api, call::Call, error::ApiError};
     post, path = "/consensus-failure", tag = "nodes", request_body = ConsensusFailure,
     responses(
         (status = 202, body = Accepted, description = "what is done about it"),
-        (status = 401, body = Problem, description = "unsigned, or in another's name"),
+        (status = 401, body = Problem, description = "unsigned, in another's name, or with a wrong token"),
+        (status = 404, body = Problem, description = "not known: register first"),
+        (status = 409, body = Problem, description = "the counter was seen before"),
+        (status = 429, body = Problem, description = "too many calls of this key"),
     )
 )]
 pub(super) async fn consensus_failure(
     State(api): State<Api>,
-    call: Call,
+    call: ReportCall,
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-    call.mutating()?;
-    let signed = if call.claims_bearer() {
-        call.admin(&api)?;
-        None
-    } else {
-        Some(call.signed(&api)?)
+    let (signed, report) = match call {
+        ReportCall::Operator(call) => (None, call.json()?),
+        ReportCall::Node(call) => (Some(call.signed(&api)?), call.json()?),
     };
-    let report = call.json()?;
     let message = api.registry.consensus_failure(signed, report).await?;
     Ok((StatusCode::ACCEPTED, Json(Accepted { message })))
 }

@@ -1,8 +1,9 @@
 //! The HTTP API: reads requests, checks who calls, hands intents to [`crate::registry::Registry`],
 //! writes answers.
 //!
-//! Every error is a problem document (RFC 9457). Checked in this order: size, foreign origin,
-//! content type, signature or token, body, and only then the rules of the cluster.
+//! Every error is a problem document (RFC 9457). Checked in this order: foreign origin and token of
+//! an operator's call, before its body is read; size; foreign origin and content type of a node's;
+//! signature; body; and only then the rules of the cluster.
 
 mod call;
 mod control;

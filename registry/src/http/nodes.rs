@@ -23,6 +23,7 @@ use super::{Api, call::Call, error::ApiError};
         (status = 401, body = Problem, description = "unsigned, wrong clock, or no join token"),
         (status = 409, body = Problem, description = "label, volume, incarnation or chain of another"),
         (status = 422, body = Problem, description = "a value does not fit; two leaders"),
+        (status = 429, body = Problem, description = "too many calls of this key, or of unknown ones"),
     )
 )]
 pub(super) async fn register(
@@ -52,6 +53,7 @@ pub(super) async fn discover(State(api): State<Api>) -> Result<Json<DiscoverResp
         (status = 401, body = Problem, description = "unsigned, wrong clock, or in another's name"),
         (status = 404, body = Problem, description = "not known: register first"),
         (status = 409, body = Problem, description = "seen before, or of another incarnation"),
+        (status = 429, body = Problem, description = "too many calls of this key"),
     )
 )]
 pub(super) async fn heartbeat(
@@ -78,7 +80,13 @@ pub(super) struct HealthQuery {
     get, path = "/health", tag = "nodes", params(HealthQuery),
     responses(
         (status = 200, body = HealthResponse),
+        (status = 400, body = Problem, description = "a body that cannot be read"),
+        (status = 401, body = Problem, description = "signed, and wrongly, or in another's name"),
         (status = 404, body = Problem, description = "not known"),
+        (status = 409, body = Problem, description = "signed, and the counter was seen before"),
+        (status = 413, body = Problem, description = "a body larger than 1 MiB"),
+        (status = 422, body = Problem, description = "no label, or one that cannot be"),
+        (status = 429, body = Problem, description = "too many calls of this key"),
     )
 )]
 pub(super) async fn health(

@@ -29,11 +29,19 @@ fn table() -> OpenApiRouter<Api> {
         .routes(routes!(nodes::health, nodes::heartbeat))
         .routes(routes!(failures::consensus_failure))
         .routes(routes!(control::control))
-        .routes(routes!(control::answers))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(control::answers))
+                .layer(call::answer_limits()),
+        )
         .routes(routes!(status::status))
         .routes(routes!(status::genesis))
         .routes(routes!(status::membership))
         .routes(routes!(events::events))
+        .routes(routes!(operator::scale))
+        .routes(routes!(operator::drain))
+        .routes(routes!(operator::delete))
+        .routes(routes!(operator::recover))
         .routes(routes!(operator::shutdown))
         .routes(routes!(probes::livez))
         .routes(routes!(probes::healthz))
@@ -44,12 +52,13 @@ fn table() -> OpenApiRouter<Api> {
 
 /// The OpenAPI document of all calls.
 pub fn document() -> OpenApi {
-    table().into_openapi()
+    crate::openapi::complete(table().into_openapi())
 }
 
 /// The service.
 pub fn router(api: Api) -> Router {
     let (router, document) = table().split_for_parts();
+    let document = crate::openapi::complete(document);
     router
         .route("/openapi.json", get(async move || Json(document)))
         .fallback(not_found)

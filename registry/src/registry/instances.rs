@@ -1,69 +1,96 @@
 //! Verbs of the reconciler: which instances are wanted, which run, how they ended.
 //!
 //! A start is written down, with its generation, before it is done; what runs is written down
-//! after. Killed in between, the next process of the registry finds the instance by the generation
-//! it carries.
+//! after. Killed in between, the next process of the registry finds the instance by its label. A removal
+//! is written down before anything is removed, and forgotten after.
 
-use std::collections::BTreeSet;
-
-use axolotl_common::{NodeId, registry_api::EventKind};
+use axolotl_common::{
+    NodeId,
+    registry_api::{EventKind, Order, RuntimeInfo},
+};
 
 use super::{CallError, Registry, Turn};
 use crate::{
     cluster::{
-        Now,
+        instance::{Ended, Instance, Managed, ManagedRecord, Origin},
+        planner::{Action, Plan},
         registration::Refusal,
-        restart::Action,
-        state::{Instance, Managed, ManagedRecord},
+        restart::Urgency,
+        survey::STOP_PATIENCE,
     },
-    runtime::{Exit, Exited, SpawnSpec},
+    runtime::{Change, Exit, Found, SpawnSpec},
 };
 
-/// What the reconciler saw at its start.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    /// What runs.
-    pub running: Vec<Instance>,
-    /// How those ended that do not run.
-    pub ended: Vec<(NodeId, Exit)>,
-}
+/// How a deliberate end is written down.
+pub(super) const STOPPED: &str = "stopped on purpose";
 
 impl Registry {
-    /// Writes down that the nodes of the genesis are wanted, at the first start of all.
+    /// Notes that the registry starts and stops nodes; at the first start of all writes down that the
+    /// nodes of the genesis are wanted, unless somebody else starts those.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn bootstrap(&self) -> Result<(), CallError> {
-        self.call(|turn| turn.bootstrap()).await
-    }
-
-    /// Nodes that the registry starts and stops.
-    ///
-    /// # Errors
-    /// When the registry is ending.
-    pub async fn managed(&self) -> Result<Vec<ManagedRecord>, CallError> {
-        self.call(|turn| {
-            let managed = turn.core.state.managed.values();
-            Ok(managed.map(|managed| managed.record.clone()).collect())
+    pub async fn bootstrap(&self, runs_genesis: bool) -> Result<(), CallError> {
+        self.call(move |turn| {
+            turn.core.state.runs_nodes = true;
+            if runs_genesis {
+                turn.bootstrap()
+            } else {
+                Ok(())
+            }
         })
         .await
     }
 
-    /// Takes over what an earlier process of the registry left; returns what is to be stopped,
-    /// because nobody wants it.
+    /// Takes in what the runtime has. Returns what is to be stopped, because it is a double.
+    ///
+    /// An end that was `missed` is taken as it is found. Otherwise a change will tell of it, and with
+    /// the truth about how it came; it counts only when the next look finds it too.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn adopt(&self, observed: Observed) -> Result<Vec<Instance>, CallError> {
-        self.call(move |turn| turn.adopt(observed)).await
+    pub async fn observe(
+        &self,
+        found: Vec<Found>,
+        missed: bool,
+    ) -> Result<Vec<Instance>, CallError> {
+        self.call(move |turn| turn.observe(found, missed)).await
     }
 
-    /// What is to be done now, and when to look again.
+    /// Takes in one change.
     ///
     /// # Errors
-    /// When the registry is ending.
-    pub async fn plan(&self) -> Result<(Vec<Action>, Option<Now>), CallError> {
-        self.call(|turn| Ok(turn.core.state.plan(turn.now))).await
+    /// When the store fails.
+    pub async fn changed(&self, change: Change) -> Result<(), CallError> {
+        self.call(move |turn| match change {
+            Change::Started(found) => turn.runs(found),
+            Change::Ended { node, token, exit } => {
+                let managed = turn.core.state.managed.get(&node);
+                let runs = managed.is_some_and(|managed| managed.running.is_some());
+                // What was found to have ended is told once more.
+                if runs && turn.is_present(&node, &token) {
+                    turn.ended(&node, exit)
+                } else {
+                    Ok(())
+                }
+            }
+            Change::Removed { node, token } => turn.vanished(&node, &token),
+            Change::Look => Ok(()),
+        })
+        .await
+    }
+
+    /// What is to be done now. New lines and decisions are told.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn plan(&self) -> Result<Plan, CallError> {
+        self.call(|turn| {
+            let plan = turn.plan();
+            turn.tell(&plan)?;
+            Ok(plan)
+        })
+        .await
     }
 
     /// Writes down that a node is about to be started; `None` when that is no longer wanted.
@@ -91,20 +118,12 @@ impl Registry {
             .await
     }
 
-    /// Notes that an instance ended.
+    /// Writes down that one more node is wanted, with the next number.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn exited(&self, exited: Exited) -> Result<(), CallError> {
-        self.call(move |turn| {
-            let managed = turn.core.state.managed.get(&exited.node);
-            // Of an older start: what runs now is another process.
-            if managed.is_none_or(|managed| managed.record.generation != exited.generation) {
-                return Ok(());
-            }
-            turn.ended(&exited.node, exited.exit)
-        })
-        .await
+    pub async fn add_node(&self, why: String) -> Result<(), CallError> {
+        self.call(move |turn| turn.add_node(&why)).await
     }
 
     /// Notes that the registry stops a node; returns what is to be stopped.
@@ -116,46 +135,42 @@ impl Registry {
             let Some(managed) = turn.core.state.managed.get_mut(&label) else {
                 return Ok(None);
             };
+            if managed.running.is_none() {
+                return Ok(None);
+            }
             managed.stopping = true;
             Ok(managed.record.instance.clone())
         })
         .await
     }
 
-    /// `POST /shutdown`: from now on managed nodes are stopped in order and nothing is started.
-    /// Returns in words what is done.
+    /// Writes down that a node is removed; returns what is to be stopped before.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn shut_down(&self) -> Result<String, CallError> {
-        let message = self
-            .call(|turn| {
-                if !turn.core.state.shutdown {
-                    turn.core.store.set_shutdown_begun(true)?;
-                    turn.core.state.shutdown = true;
-                }
-                let (actions, _) = turn.core.state.plan(turn.now);
-                let names: Vec<String> = actions
-                    .iter()
-                    .map(|action| match action {
-                        Action::Start(label) | Action::Stop(label) => label.to_string(),
-                    })
-                    .collect();
-                let message = match names.as_slice() {
-                    [] => "nothing runs; nothing is started until the registry is started again"
-                        .to_owned(),
-                    names => format!(
-                        "stopping {} in this order; nothing is started until the registry is \
-                         started again",
-                        names.join(", ")
-                    ),
-                };
-                turn.event(EventKind::Stopped, None, format!("shutdown: {message}"))?;
-                Ok(message)
-            })
-            .await?;
-        self.wake();
-        Ok(message)
+    pub async fn begin_remove(
+        &self,
+        label: NodeId,
+        why: String,
+    ) -> Result<Option<Instance>, CallError> {
+        self.call(move |turn| turn.begin_remove(&label, why)).await
+    }
+
+    /// Forgets a node of which nothing is left.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn removed(&self, label: NodeId) -> Result<(), CallError> {
+        self.call(move |turn| turn.removed(&label)).await
+    }
+
+    /// Stops a node for good that left the validators by the operator's wish; returns what is to be
+    /// stopped when it is one of the runtime's, and tells the node itself otherwise.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn dismiss(&self, label: NodeId) -> Result<Option<Instance>, CallError> {
+        self.call(move |turn| turn.dismiss(&label)).await
     }
 
     /// Notes what is wrong with the runtime, or that nothing is.
@@ -178,6 +193,13 @@ impl Registry {
     }
 }
 
+pub(super) fn name(info: &RuntimeInfo) -> String {
+    match info {
+        RuntimeInfo::Process { pid } => format!("pid {pid}"),
+        RuntimeInfo::Docker { container } => format!("container {container}"),
+    }
+}
+
 impl Turn<'_> {
     fn bootstrap(&mut self) -> Result<(), CallError> {
         let state = &self.core.state;
@@ -187,12 +209,8 @@ impl Turn<'_> {
         }
         let records: Vec<ManagedRecord> = (1..=state.rules.genesis_nodes as u64)
             .map(|number| ManagedRecord {
-                label: NodeId::numbered(number),
-                number,
                 leader: number == 1,
-                generation: 0,
-                stopped: None,
-                instance: None,
+                ..ManagedRecord::new(number, Origin::Registry)
             })
             .collect();
         self.core
@@ -205,91 +223,23 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn put(&mut self, record: ManagedRecord) -> Result<(), CallError> {
+    pub(super) fn put(&mut self, record: ManagedRecord) -> Result<(), CallError> {
         self.core.store.put_managed(&[&record])?;
-        if let Some(managed) = self.core.state.managed.get_mut(&record.label) {
-            managed.record = record;
+        match self.core.state.managed.get_mut(&record.label) {
+            Some(managed) => managed.record = record,
+            None => {
+                let label = record.label.clone();
+                self.core.state.managed.insert(label, Managed::new(record));
+            }
         }
         Ok(())
     }
 
-    fn adopt(&mut self, observed: Observed) -> Result<Vec<Instance>, CallError> {
-        let mut unwanted = Vec::new();
-        let mut adopted = BTreeSet::new();
-        for instance in observed.running {
-            let managed = self.core.state.managed.get(&instance.node);
-            let record = managed
-                .map(|managed| managed.record.clone())
-                .filter(|record| {
-                    record.generation == instance.generation && !adopted.contains(&record.label)
-                });
-            let Some(record) = record else {
-                unwanted.push(instance);
-                continue;
-            };
-            let label = record.label.clone();
-            adopted.insert(label.clone());
-            if record.instance.as_ref() != Some(&instance) || record.stopped.is_some() {
-                self.put(ManagedRecord {
-                    instance: Some(instance),
-                    stopped: None,
-                    ..record
-                })?;
-            }
-            if let Some(managed) = self.core.state.managed.get_mut(&label) {
-                managed.running = Some(Now::ZERO);
-            }
-            tracing::info!(node = %label, "{label} runs already, adopted");
-        }
-        let all_stopped = !self.core.state.managed.is_empty()
-            && self
-                .core
-                .state
-                .managed
-                .values()
-                .all(|managed| managed.record.stopped.is_some());
-        if adopted.is_empty() && all_stopped {
-            // Whoever starts the registry of a cluster that was stopped node by node wants it back.
-            let records: Vec<ManagedRecord> = self
-                .core
-                .state
-                .managed
-                .values()
-                .map(|managed| ManagedRecord {
-                    stopped: None,
-                    ..managed.record.clone()
-                })
-                .collect();
-            for record in records {
-                self.put(record)?;
-            }
-        }
-        // Everything was stopped while nobody looked, or by `POST /shutdown`: this start of the
-        // registry is the wish to have it back. A single node that was stopped stays stopped.
-        let ordered = self.core.store.shutdown_begun()? || adopted.is_empty();
-        for (label, exit) in observed.ended {
-            let Some(managed) = self.core.state.managed.get(&label) else {
-                continue;
-            };
-            let record = managed.record.clone();
-            if exit == Exit::Clean && !ordered && record.generation > 0 && record.stopped.is_none()
-            {
-                let why = "stopped on purpose while the registry was away".to_owned();
-                self.event(
-                    EventKind::Stopped,
-                    Some(&label),
-                    format!("{label} was {why}"),
-                )?;
-                self.put(ManagedRecord {
-                    stopped: Some(why),
-                    ..record
-                })?;
-            }
-        }
-        if self.core.store.shutdown_begun()? {
-            self.core.store.set_shutdown_begun(false)?;
-        }
-        Ok(unwanted)
+    /// Whether this is the instance on record: ends of older ones say nothing.
+    fn is_present(&self, label: &NodeId, token: &str) -> bool {
+        let managed = self.core.state.managed.get(label);
+        let instance = managed.and_then(|managed| managed.record.instance.as_ref());
+        instance.is_some_and(|instance| instance.token == token)
     }
 
     fn begin_spawn(&mut self, label: &NodeId) -> Result<Option<SpawnSpec>, CallError> {
@@ -298,12 +248,11 @@ impl Turn<'_> {
             return Ok(None);
         };
         let unwanted = state.shutdown || state.foreign.is_some();
-        if unwanted || managed.running.is_some() || managed.record.stopped.is_some() {
+        if unwanted || managed.running.is_some() || !managed.is_wanted() {
             return Ok(None);
         }
         let record = ManagedRecord {
             generation: managed.record.generation + 1,
-            instance: None,
             ..managed.record.clone()
         };
         let spec = SpawnSpec {
@@ -320,8 +269,8 @@ impl Turn<'_> {
         let label = instance.node.clone();
         let managed = self.core.state.managed.get(&label);
         let record = managed.ok_or(Refusal::UnknownKey)?.record.clone();
-        let first = record.generation == 1;
-        let info = instance.info.clone();
+        let first = record.origin == Origin::Registry && record.generation == 1;
+        let what = name(&instance.info);
         self.put(ManagedRecord {
             instance: Some(instance),
             ..record
@@ -329,16 +278,10 @@ impl Turn<'_> {
         let now = self.now;
         if let Some(managed) = self.core.state.managed.get_mut(&label) {
             managed.running = Some(now);
-            managed.down = None;
+            managed.ended = None;
             managed.stopping = false;
             managed.backoff.started();
         }
-        let what = match info {
-            axolotl_common::registry_api::RuntimeInfo::Process { pid } => format!("pid {pid}"),
-            axolotl_common::registry_api::RuntimeInfo::Docker { container } => {
-                format!("container {container}")
-            }
-        };
         if first {
             let message = format!("{label} is started ({what})");
             self.event(EventKind::Spawned, Some(&label), message)
@@ -349,59 +292,210 @@ impl Turn<'_> {
         }
     }
 
+    fn add_node(&mut self, why: &str) -> Result<(), CallError> {
+        let number = self.core.state.max_number() + 1;
+        let record = ManagedRecord::new(number, Origin::Registry);
+        let label = record.label.clone();
+        self.put(record)?;
+        let message = format!("{label} is added: {why}");
+        self.event(EventKind::Decision, Some(&label), message)
+    }
+
+    fn begin_remove(&mut self, label: &NodeId, why: String) -> Result<Option<Instance>, CallError> {
+        let Some(managed) = self.core.state.managed.get(label) else {
+            return Ok(None);
+        };
+        let record = managed.record.clone();
+        let running = managed.running.is_some();
+        if record.removing.is_none() {
+            let node = self.core.state.node_run_by(label);
+            let joined = node.is_some_and(|node| node.live.beat.is_some());
+            if running && !joined {
+                // It never joined: the next one would most likely do no better.
+                let now = self.now;
+                self.core.state.spawns.crashed(now, Urgency::Learner);
+            }
+            let message = format!("{label} is removed with its data: {why}");
+            self.event(EventKind::Decision, Some(label), message)?;
+            self.put(ManagedRecord {
+                removing: Some(why),
+                ..record.clone()
+            })?;
+        }
+        if let Some(managed) = self.core.state.managed.get_mut(label).filter(|_| running) {
+            managed.stopping = true;
+        }
+        Ok(record.instance.filter(|_| running))
+    }
+
+    fn removed(&mut self, label: &NodeId) -> Result<(), CallError> {
+        let number = self.core.state.max_number();
+        if number > self.core.state.highest_number {
+            self.core.store.set_highest_number(number)?;
+            self.core.state.highest_number = number;
+        }
+        let state = &self.core.state;
+        let node = state
+            .node_run_by(label)
+            .map(|node| node.record.label.clone());
+        self.core.store.remove(Some(label), node.as_ref())?;
+        self.core.state.managed.remove(label);
+        self.core.state.announced.remove(label);
+        if let Some(node) = node {
+            self.forget(&node);
+        }
+        self.inner.peers.send_modify(|version| *version += 1);
+        self.event(
+            EventKind::Removed,
+            Some(label),
+            format!("{label} is removed"),
+        )
+    }
+
+    /// Forgets a registered node whose record is gone from the store.
+    pub(super) fn forget(&mut self, label: &NodeId) {
+        let state = &mut self.core.state;
+        if let Some(node) = state.nodes.remove(label) {
+            state.keys.remove(&node.record.public_key);
+            state.announced.remove(label);
+        }
+    }
+
+    fn dismiss(&mut self, label: &NodeId) -> Result<Option<Instance>, CallError> {
+        let Some(node) = self.core.state.nodes.get(label) else {
+            return Ok(None);
+        };
+        let reason = "the operator took this node out of the network".to_owned();
+        let Some(managed) = self.core.state.managed_of(&node.record) else {
+            // Asked again at each look until it is gone: an order may be lost with its stream.
+            if node.live.orders.is_empty() {
+                self.core.state.order(label, Order::Stop { reason });
+                self.inner.peers.send_modify(|version| *version += 1);
+            }
+            return Ok(None);
+        };
+        let record = managed.record.clone();
+        let name = record.label.clone();
+        self.event(
+            EventKind::Stopped,
+            Some(&name),
+            format!("{name} is stopped: {reason}"),
+        )?;
+        self.put(ManagedRecord {
+            stopped: Some("drained by the operator".to_owned()),
+            ..record.clone()
+        })?;
+        if let Some(managed) = self.core.state.managed.get_mut(&name) {
+            managed.stopping = true;
+        }
+        Ok(record.instance)
+    }
+
+    /// What was left of an instance is gone.
+    fn vanished(&mut self, label: &NodeId, token: &str) -> Result<(), CallError> {
+        if !self.is_present(label, token) {
+            return Ok(());
+        }
+        let Some(managed) = self.core.state.managed.get(label) else {
+            return Ok(());
+        };
+        let record = managed.record.clone();
+        if record.removing.is_some() || self.core.state.shutdown {
+            return Ok(());
+        }
+        if managed.running.is_some() {
+            self.ended(label, Exit::Clean)?;
+        }
+        let why = "it was removed by hand".to_owned();
+        self.event(EventKind::Stopped, Some(label), format!("{label}: {why}"))?;
+        self.core.state.hands_off(self.now, STOP_PATIENCE);
+        self.put(ManagedRecord {
+            stopped: Some(why),
+            ..record
+        })
+    }
+
     /// An instance ended, or could not be started.
-    fn ended(&mut self, label: &NodeId, exit: Exit) -> Result<(), CallError> {
+    pub(super) fn ended(&mut self, label: &NodeId, exit: Exit) -> Result<(), CallError> {
         let now = self.now;
-        let Some(managed) = self.core.state.managed.get_mut(label) else {
+        let state = &mut self.core.state;
+        let registered = state
+            .node_run_by(label)
+            .map(|node| node.record.label.clone());
+        let urgency = match registered.as_ref().and_then(|label| state.nodes.get(label)) {
+            Some(node) if state.has_or_gets_seat(&node.record.public_key) => Urgency::Validator,
+            _ if state.chain.is_none() => Urgency::Validator,
+            _ => Urgency::Learner,
+        };
+        if let Some(node) = registered.and_then(|label| state.nodes.get_mut(&label)) {
+            // The last heartbeat of a dead process says nothing about the next one.
+            node.live.heard = None;
+            node.live.stream = 0;
+            node.live.beat = None;
+            node.live.level_since = None;
+        }
+        let Some(managed) = state.managed.get_mut(label) else {
             return Ok(());
         };
         managed.running = None;
         let record = managed.record.clone();
         let ours = managed.stopping;
-        let registered = self
-            .core
-            .state
-            .node_run_by(label)
-            .map(|node| node.record.label.clone());
-        if let Some(node) = registered.and_then(|label| self.core.state.nodes.get_mut(&label)) {
-            // The last heartbeat of a dead process says nothing about the next one.
-            node.live.heard = None;
-            node.live.beat = None;
-        }
-        let managed = self.core.state.managed.get_mut(label);
+        let mut end = |why: String| managed.ended = Some(Ended { why, at: now });
         match exit {
             _ if ours => {
-                if let Some(managed) = managed {
-                    managed.down = Some("stopped by the registry".to_owned());
-                }
+                end("stopped by the registry".to_owned());
                 let message = format!("{label} was stopped by the registry");
                 self.event(EventKind::Stopped, Some(label), message)
             }
             Exit::Clean => {
-                let why = "stopped on purpose; it is not started again".to_owned();
+                end(STOPPED.to_owned());
+                self.core.state.hands_off(now, STOP_PATIENCE);
                 self.event(
                     EventKind::Stopped,
                     Some(label),
-                    format!("{label} was {why}"),
+                    format!("{label} was {STOPPED}"),
                 )?;
                 self.put(ManagedRecord {
-                    stopped: Some(why),
+                    stopped: Some(STOPPED.to_owned()),
                     ..record
                 })
             }
             Exit::Crash(how) => {
-                let mut message = format!("{label} ended: {how}");
-                if let Some(managed) = managed {
-                    let wait = managed.backoff.crashed(now);
-                    managed.down = Some(how);
-                    message.push_str(&format!(
-                        "; it is started again in {} ms (crash {} in a row)",
-                        wait.as_millis(),
-                        managed.backoff.crashes()
-                    ));
-                }
+                end(how.clone());
+                let wait = managed.backoff.crashed(now, urgency);
+                let message = format!(
+                    "{label} ended: {how}; it is started again in {} ms (crash {} in a row)",
+                    wait.as_millis(),
+                    managed.backoff.crashes()
+                );
                 self.event(EventKind::Exited, Some(label), message)
             }
         }
+    }
+
+    /// Everything that keeps the planner from planning, then the plan.
+    pub(super) fn plan(&mut self) -> Plan {
+        let fence = self.fence();
+        self.core.state.plan(self.now, fence)
+    }
+
+    /// Tells what is new in a plan.
+    fn tell(&mut self, plan: &Plan) -> Result<(), CallError> {
+        let before = std::mem::replace(&mut self.core.lines, plan.lines.clone());
+        for line in plan.lines.iter().filter(|line| !before.contains(line)) {
+            self.event(EventKind::Decision, None, line.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Names of nodes that a plan starts or stops, in its order.
+    pub(super) fn names_in(plan: &Plan) -> Vec<String> {
+        plan.actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Start(label) | Action::Stop(label) => Some(label.to_string()),
+                _ => None,
+            })
+            .collect()
     }
 }

@@ -5,17 +5,20 @@
 //! of every node is compared with what was told last, and changes become events.
 
 mod instances;
+mod membership;
 mod nodes;
+mod observed;
+mod operator;
+mod recovery;
 mod streams;
 #[cfg(test)]
 mod tests;
 
-pub use instances::Observed;
 pub use nodes::Signed;
-pub use streams::ControlStream;
+pub use streams::{ControlStream, Sent};
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -23,6 +26,7 @@ use std::{
 use axolotl_common::{
     KeyPair, NodeId,
     genesis::{GenesisDocument, GenesisError, Timing},
+    recovery::StartId,
     registry_api::{
         DiscoverResponse, Event, EventKind, MembershipResponse, NodeState, StatusResponse,
     },
@@ -34,9 +38,12 @@ use crate::{
     authority::Token,
     cluster::{
         Now, Rules,
+        chain::Chain,
+        instance::Managed,
+        recovery::Recovery,
         registration::Refusal,
-        state::{Chain, Managed, State},
-        view::rfc3339,
+        state::State,
+        view::{Told, rfc3339},
     },
     metrics::Metrics,
     store::{StartRecord, Store, StoreError},
@@ -45,6 +52,9 @@ use crate::{
 /// Orders and events of one start of the registry: their numbers are `start << 32 | n`, so that
 /// they grow over restarts without a write for each.
 const NUMBERS_PER_START_BITS: u32 = 32;
+
+/// Decisions that `/status` shows.
+const DECISIONS_SHOWN: usize = 10;
 
 /// What the registry needs to know at its start.
 #[derive(Debug)]
@@ -83,10 +93,21 @@ pub enum CallError {
 pub(crate) struct Core {
     pub(crate) state: State,
     pub(crate) store: Store,
+    pub(crate) recovery: Recovery,
+    /// What the log said last of a recovery.
+    told: Option<String>,
     start: StartRecord,
     next_number: u64,
     next_stream: u64,
     runtime_fault: Option<String>,
+    /// Whether the runtime was asked once what it has.
+    observed: bool,
+    /// Highest number of a node that the store had given when this process began.
+    given: u64,
+    /// Instances that the last look found to have ended, of which no change told yet.
+    suspects: BTreeSet<NodeId>,
+    /// Lines of the last plan.
+    lines: Vec<String>,
 }
 
 struct Inner {
@@ -96,6 +117,8 @@ struct Inner {
     started_ms: u64,
     metrics: Metrics,
     wake: Notify,
+    /// A node answered something about a recovery, or an operator spoke.
+    answered: Notify,
     deadline: watch::Sender<Option<Now>>,
     newest_event: watch::Sender<u64>,
     peers: watch::Sender<u64>,
@@ -120,9 +143,8 @@ impl Registry {
     /// # Errors
     /// When the store fails.
     pub fn open(mut store: Store, setup: Setup) -> Result<Self, CallError> {
-        let id = hex::encode(axolotl_common::crypto::random_bytes::<16>());
         let started_ms = wall_ms();
-        let start = store.begin_start(id, started_ms)?;
+        let start = store.begin_start(StartId::generate(), started_ms)?;
         if store.authority()?.is_none() {
             store.set_authority(&setup.authority.public())?;
         }
@@ -138,15 +160,39 @@ impl Registry {
         state.foreign = store.foreign()?;
         if let Some(genesis) = store.genesis()? {
             let document = GenesisDocument::from_value(genesis.document)?;
-            state.chain = Some(Chain::new(document, genesis.record));
+            let mut chain = Chain::new(document, genesis.record);
+            for record in store.records()? {
+                chain.add(record);
+            }
+            let epoch = store.epoch()?;
+            chain.enter(epoch.in_force);
+            chain.pending = epoch
+                .pending
+                .and_then(|number| chain.records.get(&number).cloned());
+            state.chain = Some(chain);
         }
+        state.highest_number = store.highest_number()?;
+        let setting = state.rules.target_nodes;
+        state.target = match store.target()? {
+            Some(stored) if stored.setting == setting => stored
+                .target
+                .clamp(state.rules.min_nodes, state.rules.max_nodes),
+            _ => setting,
+        };
+        let given = state.max_number();
         let core = Core {
             state,
+            recovery: Recovery::new(store.recovery()?),
+            told: None,
             store,
             next_number: (start.counter << NUMBERS_PER_START_BITS) + 1,
             start,
             next_stream: 1,
             runtime_fault: None,
+            observed: false,
+            given,
+            suspects: BTreeSet::new(),
+            lines: Vec::new(),
         };
         let registry = Self(Arc::new(Inner {
             core: Mutex::new(core),
@@ -155,6 +201,7 @@ impl Registry {
             started_ms,
             metrics: Metrics::new(),
             wake: Notify::new(),
+            answered: Notify::new(),
             deadline: watch::Sender::new(None),
             newest_event: watch::Sender::new(0),
             peers: watch::Sender::new(0),
@@ -162,6 +209,9 @@ impl Registry {
             fatal: OnceLock::new(),
         }));
         registry.blocking(|turn| {
+            if let Some(warning) = turn.trust_warning() {
+                tracing::warn!("{warning}");
+            }
             let message = turn.started_message();
             turn.event(EventKind::Started, None, message)?;
             turn.form_if_ready()
@@ -259,8 +309,7 @@ impl Registry {
     /// # Errors
     /// When the registry is ending.
     pub async fn status(&self) -> Result<StatusResponse, CallError> {
-        self.call(|turn| Ok(turn.core.state.status(turn.now, turn.warnings())))
-            .await
+        self.call(|turn| turn.status()).await
     }
 
     /// `GET /discover`.
@@ -279,7 +328,8 @@ impl Registry {
     pub async fn membership(&self) -> Result<MembershipResponse, CallError> {
         self.call(|turn| {
             let authority = turn.inner.setup.authority.public();
-            Ok(turn.core.state.membership(authority))
+            let recovery = turn.recovery_status()?;
+            Ok(turn.core.state.membership(authority, recovery))
         })
         .await
     }
@@ -390,7 +440,10 @@ impl Turn<'_> {
             message,
         };
         match kind {
-            EventKind::Unhealthy | EventKind::Failure | EventKind::Warning => {
+            EventKind::Unhealthy
+            | EventKind::Failure
+            | EventKind::Recovery
+            | EventKind::Warning => {
                 tracing::warn!(event = kind.as_str(), "{}", event.message);
             }
             _ => tracing::info!(event = kind.as_str(), "{}", event.message),
@@ -454,6 +507,16 @@ impl Turn<'_> {
         Ok(())
     }
 
+    fn status(&mut self) -> Result<StatusResponse, CallError> {
+        let told = Told {
+            warnings: self.warnings(),
+            plan: self.plan().shown(),
+            decisions: self.core.store.newest_decisions(DECISIONS_SHOWN)?,
+            recovery: self.recovery_status()?,
+        };
+        Ok(self.core.state.status(self.now, told))
+    }
+
     fn note_health(&mut self, label: &NodeId, healthy: bool) {
         let now = self.now;
         let state = &mut self.core.state;
@@ -481,6 +544,7 @@ impl Turn<'_> {
             ));
         }
         obstacles.extend(self.core.runtime_fault.clone());
+        obstacles.extend(self.fence());
         obstacles
     }
 
@@ -494,6 +558,7 @@ impl Turn<'_> {
                     .to_owned(),
             );
         }
+        warnings.extend(self.trust_warning());
         if state.shutdown {
             warnings.push(
                 "shut down: nothing is started until the registry is started again".to_owned(),

@@ -7,17 +7,17 @@ use axolotl_common::{
         DEFAULT_MAX_BLOCK_BYTES, GenesisDocument, dev_genesis,
     },
     registry_api::{
-        ConsensusFailure, EventKind, HealthResponse, Heartbeat, NodeState, RegisterRequest,
-        RegisterResponse,
+        ConsensusFailure, EventKind, HealthResponse, Heartbeat, RegisterRequest, RegisterResponse,
     },
 };
 
 use super::{CallError, Registry, Turn, wall_ms};
 use crate::{
     cluster::{
-        MAX_REPORTED_PEERS, MAX_TEXT_LEN, forming,
+        MAX_REPORTED_PEERS, MAX_TEXT_LEN,
+        chain::Chain,
+        forming,
         registration::{Caller, Refusal},
-        state::Chain,
     },
     store::StoredGenesis,
 };
@@ -64,6 +64,9 @@ impl Registry {
                 .state
                 .heartbeat(turn.now, wall_ms(), &signed.key, beat)?;
             turn.inner.metrics.heartbeat();
+            turn.follow_epochs()?;
+            // What it says may be what the plan waits for.
+            turn.inner.wake.notify_one();
             turn.health(&label, true)
         })
         .await
@@ -301,30 +304,26 @@ impl Turn<'_> {
         let Some(chain) = &state.chain else {
             return Ok("noted; there is no chain yet".to_owned());
         };
-        let verdicts = state.verdicts(self.now);
-        let set = &chain.validators;
-        let silent: Vec<&str> = set
-            .members()
+        let (n, quorum) = (chain.validators.len(), chain.validators.quorum());
+        let survey = state.survey(self.now, None);
+        // Everybody is asked at once: what was heard last may be seconds old.
+        self.core.recovery.report(report.height, self.now);
+        self.probe();
+        let voting = survey.voting();
+        let missing: Vec<&str> = survey
+            .seats
             .iter()
-            .filter_map(|member| {
-                let label = state.keys.get(&member.public_key)?;
-                let healthy = verdicts
-                    .get(label)
-                    .is_some_and(|verdict| verdict.state == NodeState::Healthy);
-                (!healthy).then_some(member.node_id.as_str())
-            })
+            .filter(|seat| !seat.condition.votes())
+            .map(|seat| seat.member.node_id.as_str())
             .collect();
-        let heard = set.len() - silent.len();
         let mut answer = format!(
-            "noted: {heard} of {} validators are healthy, {} make a quorum",
-            set.len(),
-            set.quorum()
+            "every node is asked how it fares; as last heard, {voting} of {n} validators vote and \
+             {quorum} make a quorum"
         );
-        if !silent.is_empty() {
+        if !missing.is_empty() {
             answer.push_str(&format!(
-                "; not healthy: {}; those of them that the registry runs and that exited are \
-                 started again",
-                silent.join(", ")
+                "; missing: {}. Those that exited are started again, and failed ones are replaced",
+                missing.join(", ")
             ));
         }
         Ok(answer)

@@ -5,14 +5,18 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use axolotl_common::{
     KeyPair, NodeId, QuorumRule, VolumeId,
-    registry_api::{NodeState, RegisterRequest, Role},
+    registry_api::{NodeState, RegisterRequest, Role, RuntimeInfo},
 };
 
 use super::*;
 use crate::{
     authority::Token,
+    cluster::{
+        instance::{Instance, Origin},
+        planner::{Action, Plan},
+    },
     reconciler::Reconciler,
-    runtime::{Exit, FakeRuntime, Runtime, exit_queue},
+    runtime::{Change, Exit, FakeRuntime, Found, Runtime, change_queue},
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -29,8 +33,11 @@ fn setup(dir: &Path, genesis_nodes: usize) -> Setup {
             max_nodes: 10,
             target_nodes: genesis_nodes,
             genesis_nodes,
+            heartbeat_interval: Duration::from_secs(5),
+            genesis_timeout: Duration::ZERO,
             unhealthy_after: Duration::from_secs(15),
             peer_word: Duration::from_secs(10),
+            trust: crate::cluster::recovery::Trust::Crash,
             open_registration: false,
         },
         timing: Timing::default(),
@@ -146,7 +153,7 @@ impl Rig {
             store.fail_at(n);
         }
         let registry = Registry::open(store, setup(dir, 3)).ok()?;
-        let (exits, heard) = exit_queue();
+        let (exits, heard) = change_queue();
         let runtime = machine.map_or_else(
             || FakeRuntime::new(exits.clone()),
             |machine| machine.heard_by(exits.clone()),
@@ -290,4 +297,83 @@ async fn a_cluster_that_was_stopped_node_by_node_comes_back_with_the_registry() 
     })
     .await;
     rig.kill().await;
+}
+
+/// A node as a compose file makes it; `ended` unless it runs.
+fn given(i: u64, ended: Option<Exit>) -> Found {
+    Found {
+        instance: Instance {
+            node: NodeId::numbered(i),
+            generation: 0,
+            info: RuntimeInfo::Docker {
+                container: format!("node{i}"),
+            },
+            token: i.to_string(),
+            public_rpc_url: None,
+        },
+        origin: Origin::Given,
+        ended,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_that_a_compose_file_is_to_make_are_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::open(open_store(dir.path()), setup(dir.path(), 3)).unwrap();
+    registry.bootstrap(false).await.unwrap();
+    let found = (1..=3).map(|i| given(i, None)).collect();
+    registry.observe(found, true).await.unwrap();
+    for i in 1..=3 {
+        let signed = Signed {
+            key: key(i).public(),
+            counter: wall_ms() + u64::from(i),
+        };
+        registry.register(signed, true, request(i)).await.unwrap();
+    }
+    drop(registry);
+
+    // Everything was removed while no registry lived, and the file's containers come after it.
+    let registry = Registry::open(open_store(dir.path()), setup(dir.path(), 3)).unwrap();
+    registry.bootstrap(false).await.unwrap();
+    registry.observe(Vec::new(), true).await.unwrap();
+    let plan = registry.plan().await.unwrap();
+    let starts = |plan: &Plan| {
+        let starts = plan.actions.iter();
+        starts.filter(|a| matches!(a, Action::Start(_))).count()
+    };
+    assert_eq!(starts(&plan), 0, "{plan:?}");
+    let made = || Exit::Crash("its container was never started".to_owned());
+    let found = vec![given(1, None), given(2, Some(made()))];
+    registry.observe(found, false).await.unwrap();
+    let plan = registry.plan().await.unwrap();
+    assert_eq!(plan.actions, [Action::Start(NodeId::numbered(2))]);
+    let change = Change::Started(given(3, None));
+    registry.changed(change).await.unwrap();
+    let status = registry.status().await.unwrap();
+    assert!(status.nodes[&NodeId::numbered(3)].runtime.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_store_made_is_left_alone() {
+    let found = || Found {
+        instance: Instance {
+            node: NodeId::numbered(9),
+            generation: 1,
+            info: RuntimeInfo::Process { pid: 1 },
+            token: "1/1".to_owned(),
+            public_rpc_url: None,
+        },
+        origin: Origin::Registry,
+        ended: None,
+    };
+    for (given, doubles) in [(8, 0), (9, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open_store(dir.path());
+        store.set_highest_number(given).unwrap();
+        let registry = Registry::open(store, setup(dir.path(), 4)).unwrap();
+        for missed in [true, false] {
+            let stopped = registry.observe(vec![found()], missed).await.unwrap();
+            assert_eq!(stopped.len(), doubles, "numbers up to {given} were given");
+        }
+    }
 }

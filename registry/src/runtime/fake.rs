@@ -9,13 +9,15 @@ use axolotl_common::{NodeId, registry_api::RuntimeInfo};
 use futures::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::mpsc;
 
-use super::{Exit, Exited, Instance, Runtime, RuntimeError, SpawnSpec};
+use super::{Change, Exit, Found, Instance, Origin, Runtime, RuntimeError, SpawnSpec};
 
 #[derive(Debug, Default)]
 struct Inner {
     running: BTreeMap<NodeId, Instance>,
+    ended: BTreeMap<NodeId, (Instance, Exit)>,
     history: Vec<String>,
     fail_spawns: usize,
+    fault: Option<String>,
     next_pid: u32,
 }
 
@@ -24,23 +26,23 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub struct FakeRuntime {
     inner: Arc<Mutex<Inner>>,
-    exits: mpsc::Sender<Exited>,
+    changes: mpsc::Sender<Change>,
 }
 
 impl FakeRuntime {
     /// A machine on which nothing runs.
-    pub fn new(exits: mpsc::Sender<Exited>) -> Self {
+    pub fn new(changes: mpsc::Sender<Change>) -> Self {
         Self {
             inner: Arc::default(),
-            exits,
+            changes,
         }
     }
 
     /// The same machine, whose ends are told to another listener.
-    pub fn heard_by(&self, exits: mpsc::Sender<Exited>) -> Self {
+    pub fn heard_by(&self, changes: mpsc::Sender<Change>) -> Self {
         Self {
             inner: self.inner.clone(),
-            exits,
+            changes,
         }
     }
 
@@ -51,6 +53,11 @@ impl FakeRuntime {
     /// Lets the next spawns fail.
     pub fn fail_spawns(&self, count: usize) {
         self.lock().fail_spawns = count;
+    }
+
+    /// Lets it answer nothing, or again.
+    pub fn set_fault(&self, fault: Option<&str>) {
+        self.lock().fault = fault.map(str::to_owned);
     }
 
     /// What runs now.
@@ -67,13 +74,11 @@ impl FakeRuntime {
     pub async fn end(&self, node: &NodeId, exit: Exit) {
         let ended = self.lock().running.remove(node);
         if let Some(instance) = ended {
-            let exited = Exited {
-                node: instance.node,
-                generation: instance.generation,
-                exit,
-            };
+            let (node, token) = (instance.node.clone(), instance.token.clone());
+            let trace = (instance, exit.clone());
+            self.lock().ended.insert(node.clone(), trace);
             // A listener that is gone was killed together with its registry.
-            let _ = self.exits.send(exited).await;
+            let _ = self.changes.send(Change::Ended { node, token, exit }).await;
         }
     }
 }
@@ -91,8 +96,8 @@ impl Runtime for FakeRuntime {
             let error = RuntimeError::new(format!("starting {}", spec.node), "a test asked for it");
             return ready(Err(error)).boxed();
         }
-        if inner.running.contains_key(&spec.node) {
-            inner.history.push(format!("double {}", spec.node));
+        if let Some(running) = inner.running.get(&spec.node) {
+            return ready(Ok(running.clone())).boxed();
         }
         inner.next_pid += 1;
         let instance = Instance {
@@ -101,15 +106,30 @@ impl Runtime for FakeRuntime {
             info: RuntimeInfo::Process {
                 pid: inner.next_pid,
             },
-            token: String::new(),
+            token: inner.next_pid.to_string(),
+            public_rpc_url: None,
         };
+        inner.ended.remove(&spec.node);
         inner.running.insert(spec.node.clone(), instance.clone());
         ready(Ok(instance)).boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Instance>, RuntimeError>> {
-        let running = self.lock().running.values().cloned().collect();
-        ready(Ok(running)).boxed()
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Found>, RuntimeError>> {
+        let inner = self.lock();
+        if let Some(why) = &inner.fault {
+            return ready(Err(RuntimeError::new("listing", why))).boxed();
+        }
+        let found = |instance: &Instance, ended: Option<&Exit>| Found {
+            instance: instance.clone(),
+            origin: Origin::Registry,
+            ended: ended.cloned(),
+        };
+        let running = inner.running.values().map(|instance| found(instance, None));
+        let ended = inner
+            .ended
+            .values()
+            .map(|(instance, exit)| found(instance, Some(exit)));
+        ready(Ok(running.chain(ended).collect())).boxed()
     }
 
     fn stop<'a>(&'a self, instance: &'a Instance) -> BoxFuture<'a, Result<(), RuntimeError>> {
@@ -121,7 +141,10 @@ impl Runtime for FakeRuntime {
         .boxed()
     }
 
-    fn last_exit<'a>(&'a self, _: &'a NodeId, _: bool) -> BoxFuture<'a, Exit> {
-        ready(Exit::Crash("ended while nobody looked".to_owned())).boxed()
+    fn remove<'a>(&'a self, node: &'a NodeId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        let mut inner = self.lock();
+        inner.history.push(format!("remove {node}"));
+        inner.ended.remove(node);
+        ready(Ok(())).boxed()
     }
 }

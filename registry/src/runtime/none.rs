@@ -3,7 +3,7 @@
 use axolotl_common::NodeId;
 use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::{Exit, Instance, Runtime, RuntimeError, SpawnSpec};
+use super::{Found, Instance, Runtime, RuntimeError, SpawnSpec};
 
 /// Starts nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,7 +19,7 @@ impl Runtime for NoRuntime {
         ready(Err(error)).boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Instance>, RuntimeError>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Found>, RuntimeError>> {
         ready(Ok(Vec::new())).boxed()
     }
 
@@ -27,7 +27,7 @@ impl Runtime for NoRuntime {
         ready(Ok(())).boxed()
     }
 
-    fn last_exit<'a>(&'a self, _: &'a NodeId, _: bool) -> BoxFuture<'a, Exit> {
-        ready(Exit::Crash("nothing is known of it".to_owned())).boxed()
+    fn remove<'a>(&'a self, _: &'a NodeId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        ready(Ok(())).boxed()
     }
 }

@@ -14,7 +14,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -30,7 +30,7 @@ use tokio::{io::unix::AsyncFd, sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit, Exited, Instance, PortBases, Runtime, RuntimeError, SpawnSpec,
+    Change, Exit, Found, Instance, Origin, PortBases, Runtime, RuntimeError, SpawnSpec,
     ports::Ports,
     proc_fs::{self, MARKER, Marker},
 };
@@ -70,13 +70,33 @@ pub struct ProcessOptions {
 /// A process that runs, as this process of the registry sees it.
 #[derive(Clone, Debug)]
 struct Watched {
-    node: NodeId,
+    instance: Instance,
     gone: CancellationToken,
+}
+
+impl Watched {
+    fn new(instance: Instance) -> Self {
+        Self {
+            instance,
+            gone: CancellationToken::new(),
+        }
+    }
+}
+
+/// Names one process for ever.
+fn token(pid: u32, start_time: u64) -> String {
+    format!("{pid}/{start_time}")
+}
+
+/// The start time in a [`token`].
+fn start_time_of(instance: &Instance) -> u64 {
+    let (_, start_time) = instance.token.split_once('/').unwrap_or_default();
+    start_time.parse().unwrap_or(0)
 }
 
 struct Inner {
     options: ProcessOptions,
-    exits: mpsc::Sender<Exited>,
+    changes: mpsc::Sender<Change>,
     /// By pid; in the normal run one process for each managed node.
     watched: Mutex<BTreeMap<u32, Watched>>,
 }
@@ -95,11 +115,11 @@ fn describe(status: ExitStatus) -> Exit {
 }
 
 impl ProcessRuntime {
-    /// A runtime that tells of ends through `exits`. Must be called inside a tokio runtime.
-    pub fn new(options: ProcessOptions, exits: mpsc::Sender<Exited>) -> Self {
+    /// A runtime that tells of ends through `changes`. Must be called inside a tokio runtime.
+    pub fn new(options: ProcessOptions, changes: mpsc::Sender<Change>) -> Self {
         let runtime = Self(Arc::new(Inner {
             options,
-            exits,
+            changes,
             watched: Mutex::default(),
         }));
         tokio::spawn(rotate_logs(Arc::downgrade(&runtime.0)));
@@ -126,8 +146,8 @@ impl ProcessRuntime {
             let what = what.clone();
             move |e: io::Error| RuntimeError::new(what, format!("{path}: {e}"))
         };
-        if self.watched().values().any(|w| w.node == spec.node) {
-            return Err(error("it runs already".to_owned()));
+        if let Some(running) = self.running(&spec.node) {
+            return Ok(running);
         }
         let home = self.home(&spec.node);
         let (data, logs) = (home.join("data"), home.join("log"));
@@ -191,50 +211,50 @@ impl ProcessRuntime {
                 options.binary.display()
             ))
         })?;
-        let gone = CancellationToken::new();
         let pid = child.id().unwrap_or_default();
         // A child that ended at once is still there as a zombie: nobody has waited for it.
         let start_time = proc_fs::stat(pid).map_or(0, |stat| stat.start_time);
-        self.watched().insert(
-            pid,
-            Watched {
-                node: spec.node.clone(),
-                gone: gone.clone(),
-            },
-        );
-        let (runtime, node, generation) = (self.clone(), spec.node.clone(), spec.generation);
+        let watched = Watched::new(self.instance(&marker, pid, start_time, ports.rpc));
+        let instance = watched.instance.clone();
+        self.watched().insert(pid, watched.clone());
+        let runtime = self.clone();
         tokio::spawn(async move {
             let exit = match child.wait().await {
                 Ok(status) => describe(status),
                 Err(e) => Exit::Crash(format!("it ended, how is unknown ({e})")),
             };
-            runtime.tell_gone(node, generation, pid, exit, gone).await;
+            runtime.tell_gone(pid, watched, exit).await;
         });
-        Ok(Instance {
-            node: spec.node.clone(),
-            generation: spec.generation,
-            info: RuntimeInfo::Process { pid },
-            token: start_time.to_string(),
-        })
+        Ok(instance)
     }
 
-    async fn tell_gone(
-        &self,
-        node: NodeId,
-        generation: u64,
-        pid: u32,
-        exit: Exit,
-        gone: CancellationToken,
-    ) {
+    fn instance(&self, marker: &Marker, pid: u32, start_time: u64, rpc: u16) -> Instance {
+        let address = SocketAddr::new(self.0.options.host, rpc);
+        Instance {
+            node: marker.node.clone(),
+            generation: marker.generation,
+            info: RuntimeInfo::Process { pid },
+            token: token(pid, start_time),
+            public_rpc_url: Some(format!("http://{address}")),
+        }
+    }
+
+    fn running(&self, node: &NodeId) -> Option<Instance> {
+        let watched = self.watched();
+        let mut all = watched.values().map(|watched| &watched.instance);
+        all.find(|instance| instance.node == *node).cloned()
+    }
+
+    async fn tell_gone(&self, pid: u32, watched: Watched, exit: Exit) {
         self.watched().remove(&pid);
-        let exited = Exited {
-            node,
-            generation,
+        let ended = Change::Ended {
+            node: watched.instance.node,
+            token: watched.instance.token,
             exit,
         };
         // Nobody listens any more when the registry is ending.
-        let _ = self.0.exits.send(exited).await;
-        gone.cancel();
+        let _ = self.0.changes.send(ended).await;
+        watched.gone.cancel();
     }
 
     fn ports_of_others(&self, node: &NodeId) -> BTreeSet<u16> {
@@ -257,20 +277,15 @@ impl ProcessRuntime {
     fn watch_adopted(&self, pid: u32, start_time: u64, marker: &Marker) -> Option<()> {
         let pidfd = open_pidfd(pid, start_time)?;
         let watch = async_pidfd(pidfd).ok()?;
-        let gone = CancellationToken::new();
-        self.watched().insert(
-            pid,
-            Watched {
-                node: marker.node.clone(),
-                gone: gone.clone(),
-            },
-        );
-        let (runtime, node, generation) = (self.clone(), marker.node.clone(), marker.generation);
+        let rpc = Ports::read(&self.home(&marker.node).join("ports.json"))?.rpc;
+        let watched = Watched::new(self.instance(marker, pid, start_time, rpc));
+        self.watched().insert(pid, watched.clone());
+        let runtime = self.clone();
         tokio::spawn(async move {
             // A pidfd is readable once its process has ended.
             let _ = watch.readable().await;
-            let exit = runtime.trace_of(&node);
-            runtime.tell_gone(node, generation, pid, exit, gone).await;
+            let exit = runtime.trace_of(&watched.instance.node);
+            runtime.tell_gone(pid, watched, exit).await;
         });
         Some(())
     }
@@ -284,23 +299,80 @@ impl ProcessRuntime {
         }
     }
 
-    fn find(&self) -> Result<Vec<Instance>, RuntimeError> {
-        let found = proc_fs::find(&self.0.options.store_id)
-            .map_err(|e| RuntimeError::new("listing processes", e))?;
-        let mut instances = Vec::new();
+    /// What runs, the newest start of each node; then what ended and has left its data.
+    fn find(&self) -> Result<Vec<Found>, RuntimeError> {
+        let what = "listing processes";
+        let found =
+            proc_fs::find(&self.0.options.store_id).map_err(|e| RuntimeError::new(what, e))?;
         for (pid, stat, marker) in found {
-            let known = self.watched().contains_key(&pid);
-            if !known && self.watch_adopted(pid, stat.start_time, &marker).is_none() {
-                continue;
+            if !self.watched().contains_key(&pid) {
+                // Gone in between: it is then found by its data.
+                let _ = self.watch_adopted(pid, stat.start_time, &marker);
             }
-            instances.push(Instance {
-                node: marker.node,
-                generation: marker.generation,
-                info: RuntimeInfo::Process { pid },
-                token: stat.start_time.to_string(),
-            });
         }
-        Ok(instances)
+        let mut all: Vec<Found> = self
+            .watched()
+            .values()
+            .map(|watched| Found {
+                instance: watched.instance.clone(),
+                origin: Origin::Registry,
+                ended: None,
+            })
+            .collect();
+        all.sort_by_key(|found| std::cmp::Reverse(found.instance.generation));
+        for node in self
+            .nodes_with_data()
+            .map_err(|e| RuntimeError::new(what, e))?
+        {
+            if !all.iter().any(|found| found.instance.node == node) {
+                all.push(Found {
+                    ended: Some(self.trace_of(&node)),
+                    origin: Origin::Registry,
+                    instance: Instance {
+                        node,
+                        generation: 0,
+                        info: RuntimeInfo::Process { pid: 0 },
+                        token: String::new(),
+                        public_rpc_url: None,
+                    },
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    fn nodes_with_data(&self) -> io::Result<Vec<NodeId>> {
+        let dir = &self.0.options.nodes_dir;
+        if !dir.exists() {
+            return Ok(Vec::new());
+        }
+        let mut nodes = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let label = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if let Some(label) = label.filter(|_| entry.path().join("data").is_dir()) {
+                nodes.push(label);
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Removes data and ports of a node; its log stays for whoever wants to know.
+    fn erase(&self, node: &NodeId) -> Result<(), RuntimeError> {
+        let what = format!("removing {node}");
+        if self.running(node).is_some() {
+            return Err(RuntimeError::new(what, "it runs"));
+        }
+        let home = self.home(node);
+        let data = home.join("data");
+        let removed = match fs::remove_dir_all(&data) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => remove_if_there(&home.join("ports.json")),
+        };
+        removed.map_err(|e| RuntimeError::new(what, format!("{}: {e}", home.display())))
     }
 
     async fn end(&self, instance: &Instance) -> Result<(), RuntimeError> {
@@ -308,8 +380,7 @@ impl ProcessRuntime {
         let RuntimeInfo::Process { pid } = instance.info else {
             return Err(RuntimeError::new(what, "it is not a process"));
         };
-        let start_time = instance.token.parse().unwrap_or(0);
-        let Some(pidfd) = open_pidfd(pid, start_time) else {
+        let Some(pidfd) = open_pidfd(pid, start_time_of(instance)) else {
             return Ok(());
         };
         let watch = async_pidfd(pidfd).map_err(|e| RuntimeError::new(what.clone(), e))?;
@@ -324,7 +395,9 @@ impl ProcessRuntime {
                 if let Some(known) = known {
                     known.gone.cancelled().await;
                 }
-                return Ok(());
+                // The end was the registry's own doing, no wish that the node stays away.
+                let trace = self.home(&instance.node).join("data").join(STOPPED_MARKER);
+                return remove_if_there(&trace).map_err(|e| RuntimeError::new(what, e));
             }
             tracing::warn!(
                 node = %instance.node,
@@ -376,7 +449,7 @@ impl Runtime for ProcessRuntime {
         async move { self.start(spec) }.boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Instance>, RuntimeError>> {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Found>, RuntimeError>> {
         async move { self.find() }.boxed()
     }
 
@@ -384,18 +457,8 @@ impl Runtime for ProcessRuntime {
         self.end(instance).boxed()
     }
 
-    fn last_exit<'a>(&'a self, node: &'a NodeId, forget: bool) -> BoxFuture<'a, Exit> {
-        async move {
-            let exit = self.trace_of(node);
-            if forget {
-                let trace = self.home(node).join("data").join(STOPPED_MARKER);
-                if let Err(error) = remove_if_there(&trace) {
-                    tracing::warn!(%node, %error, "{} stays", trace.display());
-                }
-            }
-            exit
-        }
-        .boxed()
+    fn remove<'a>(&'a self, node: &'a NodeId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        async move { self.erase(node) }.boxed()
     }
 }
 

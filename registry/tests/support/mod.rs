@@ -287,5 +287,8 @@ pub fn beat(i: u8, seq: u64, height: u64) -> Heartbeat {
         reachable: Vec::new(),
         syncing: false,
         last_commit_age_ms: None,
+        voting: true,
+        unfit: None,
+        sealed: None,
     }
 }
