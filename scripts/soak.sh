@@ -24,11 +24,17 @@ case ${1:-} in
     usage
     exit 0
     ;;
+-*)
+    warn "unknown argument: $1"
+    usage >&2
+    exit 2
+    ;;
 esac
 
 cd "$repository"
 need_cargo
 install_tools
+need_engine
 own_temporary_directory
 export AXOLOTL_SOAK=1
 export AXOLOTL_SIM_SEEDS=${AXOLOTL_SIM_SEEDS:-20000}
@@ -37,6 +43,13 @@ say "commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(date -u
     "$(nproc) cores, $(uname -sr)"
 step "cargo build"
 cargo build --release --workspace --all-targets --locked
+step "images"
+AXOLOTL_BIN=$(binaries) "$repository/scripts/build-images.sh" --tag test
 step "cargo test"
 cargo test --release --workspace --locked --no-fail-fast --tests -- --nocapture ${1:+"$1"}
+step "lost quorums of processes, four times more"
+for _ in 2 3 4 5; do
+    env -u AXOLOTL_SOAK cargo test --release --workspace --locked --no-fail-fast --test quorum_loss \
+        --test lost_volumes --test partitions --test recovery_operator -- --nocapture ${1:+"$1"}
+done
 done_all

@@ -3,21 +3,27 @@
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+# shellcheck source=scripts/lib/docker.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/docker.sh"
 
 usage() {
     cat <<'TEXT'
 Usage: ./scripts/start-auto-scaling.sh [--local|--docker] [--nodes N]
 
-  --local     nodes are processes of this machine (the default)
-  --docker    nodes are containers (not available yet)
-  --nodes N   validators of a new chain, from 1 to 10 (default 4)
+  --local     nodes are processes of this machine
+  --docker    nodes are containers of the Docker engine on this machine
+  --nodes N   validators of a new chain: 1 to 10 (in Docker 1 to 4), default 4
+
+Without --local or --docker: Docker when an engine answers, unless AXOLOTL_HOME is set or a chain of
+local processes is kept.
 
 Environment:
-  AXOLOTL_HOME      everything the chain keeps (default: .axolotl in the repository)
+  AXOLOTL_HOME      everything a local chain keeps (default: .axolotl in the repository)
   REGISTRY_PORT     port of the registry (default 9090)
   AXOLOTL_BIN       directory with programs built elsewhere (default: build them here)
   CARGO_TARGET_DIR  where they are built (default: ~/.cache/axolotl/target)
-Any other variable of the registry (see `axolotl-registry serve --help`) is passed on.
+Any other variable of the registry (see `axolotl-registry serve --help`) is passed on; in Docker those
+that docker-compose.registry.yml names.
 
 A second start of a running system changes nothing.
 Stop with ./scripts/stop-auto-scaling.sh.
@@ -26,14 +32,14 @@ TEXT
 
 start_timeout_s=60
 nodes=
+mode=
+# What older starts of the registry wrote into its log.
+log_bytes=0
 
 while (($#)); do
     case $1 in
-    --local) ;;
-    --docker)
-        die "--docker is not available yet: this version runs nodes as local processes." \
-            "Use ./scripts/start-auto-scaling.sh --local"
-        ;;
+    --local) mode=local ;;
+    --docker) mode=docker ;;
     --nodes)
         [[ ${2:-} =~ ^([1-9]|10)$ ]] || die "--nodes: expected a number from 1 to 10, got '${2:-}'"
         nodes=$2
@@ -54,14 +60,6 @@ done
 
 have curl || die "curl is missing; on Debian or Ubuntu: apt-get install curl"
 
-# The number of validators is part of a chain: fixed when it is made.
-chain_nodes=$(cat "$home/validators" 2>/dev/null || true)
-if [[ -n $chain_nodes && -n $nodes && $nodes != "$chain_nodes" ]]; then
-    die "the chain in $home was made with $chain_nodes validators, not $nodes." \
-        "Leave --nodes out, or begin anew: ./scripts/stop-auto-scaling.sh --wipe"
-fi
-nodes=${chain_nodes:-${nodes:-4}}
-
 status_line() {
     local status=$1 healthy total forming
     healthy=$(json_field healthy_nodes <<<"$status")
@@ -72,6 +70,13 @@ status_line() {
     else
         say "$healthy of $total nodes healthy"
     fi
+}
+
+# What the registry warns of.
+say_warnings() {
+    local warning
+    warning=$(grep -o '"warnings":\["[^"]*' <<<"$1" | cut -d'"' -f4) || return 0
+    warn "the registry warns: $warning"
 }
 
 # JSON-RPC addresses of the nodes, as this machine reaches them.
@@ -85,7 +90,7 @@ rpc_urls() {
 rpc_answers() {
     curl --noproxy '*' -sSf --max-time 5 -H 'content-type: application/json' \
         -d '{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber","params":[]}' "$1" 2>/dev/null |
-        grep -q '"result":"0x'
+        grep '"result":"0x' >/dev/null
 }
 
 # Whether a transaction could be accepted: as many healthy nodes as wanted, and JSON-RPC answers.
@@ -95,13 +100,13 @@ is_ready() {
     target=$(json_field target_nodes <<<"$status")
     [[ -n $healthy && $healthy -ge ${target:-$nodes} ]] || return 1
     [[ $(json_field consensus_possible <<<"$status") == true ]] || return 1
-    url=$(rpc_urls "$status" | head -n 1)
+    url=$(rpc_urls "$status" | sed -n 1p)
     [[ -n $url ]] && rpc_answers "$url"
 }
 
-summary() {
-    local status=$1 url first
-    first=$(rpc_urls "$status" | head -n 1)
+summary_head() {
+    local status=$1 first
+    first=$(rpc_urls "$status" | sed -n 1p)
     say ""
     say "  Dashboard   $registry_url/   (the API: $registry_url/openapi.json)"
     say "  JSON-RPC    $first"
@@ -110,6 +115,18 @@ summary() {
     say "  Accounts    ten prefunded accounts of the mnemonic \"test test test test test test test"
     say "              test test test test junk\". Everybody knows their keys: never use this"
     say "              chain for anything of value."
+}
+
+summary_foot() {
+    if ((nodes < 4)); then
+        say ""
+        say "Note: with $nodes validators every failure stops the chain until the node is back;"
+        say "four is the smallest number that goes on without one."
+    fi
+}
+
+summary() {
+    summary_head "$1"
     say "  Data, logs  $home"
     say ""
     say "Try next:"
@@ -118,20 +135,18 @@ summary() {
     say "  curl -s $registry_url/status | jq .healthy_nodes"
     say "  tail -f $registry_log"
     say "  ./scripts/stop-auto-scaling.sh"
-    if ((nodes < 4)); then
-        say ""
-        say "Note: with $nodes validators every failure stops the chain until the node is back;"
-        say "four is the smallest number that goes on without one."
-    fi
+    summary_foot
 }
 
 # Waits until the system is ready; the registry's process is $1.
 wait_until_ready() {
-    local pid=$1 status last='' line deadline=$((SECONDS + start_timeout_s))
+    local pid=$1 status='' last='' line deadline=$((SECONDS + start_timeout_s))
     while ((SECONDS < deadline)); do
         if ! is_our_registry "$pid"; then
             warn "the registry ended. The end of $registry_log:"
-            tail -n 15 "$registry_log" >&2 || true
+            tail -c "+$((log_bytes + 1))" "$registry_log" | tail -n 15 >&2 || true
+            # No chain was begun: the next start may choose another number.
+            [[ -e $registry_data/store ]] || rm -f -- "$home/validators"
             exit 1
         fi
         if status=$(registry_get /status); then
@@ -144,6 +159,7 @@ wait_until_ready() {
         fi
         sleep 0.2
     done
+    say_warnings "$status"
     die "not ready after $start_timeout_s s: ${last:-the registry does not answer}." \
         "It goes on trying. Look at $registry_log and at the nodes' logs under $home," \
         "run this script again to go on waiting, or stop with ./scripts/stop-auto-scaling.sh"
@@ -162,6 +178,30 @@ if have flock && ! flock -n 9; then
     say "Another start is under way; waiting for it."
     flock 9
 fi
+
+if [[ -z $mode ]]; then
+    if [[ -e $home_mark || -n ${AXOLOTL_HOME:-} ]]; then
+        mode=local
+    elif docker_answers; then
+        mode=docker
+        say "A Docker engine answers: nodes become containers (--local for processes)."
+    else
+        mode=local
+    fi
+fi
+if [[ $mode == docker ]]; then
+    trap interrupted INT TERM
+    docker_start "$nodes"
+    exit 0
+fi
+
+# The number of validators is part of a chain: fixed when it is made.
+chain_nodes=$(cat "$home/validators" 2>/dev/null || true)
+if [[ -n $chain_nodes && -n $nodes && $nodes != "$chain_nodes" ]]; then
+    die "the chain in $home was made with $chain_nodes validators, not $nodes." \
+        "Leave --nodes out, or begin anew: ./scripts/stop-auto-scaling.sh --wipe"
+fi
+nodes=${chain_nodes:-${nodes:-4}}
 
 if pid=$(registry_pid); then
     [[ -n ${AXOLOTL_BIN:-} ]] || need_cargo
@@ -192,6 +232,7 @@ for program in axolotl axolotl-registry; do
     [[ -x $bin/$program ]] || die "$bin/$program is missing; check AXOLOTL_BIN"
 done
 
+log_bytes=$({ cat "$registry_log" 2>/dev/null || true; } | wc -c)
 living=$(node_pids | wc -l)
 say "$nodes" >"$home/validators"
 : >"$home_mark"

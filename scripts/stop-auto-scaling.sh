@@ -3,12 +3,18 @@
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+# shellcheck source=scripts/lib/docker.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/docker.sh"
 
 usage() {
     cat <<'TEXT'
-Usage: ./scripts/stop-auto-scaling.sh [--wipe]
+Usage: ./scripts/stop-auto-scaling.sh [--local|--docker] [--wipe]
 
-  --wipe   remove the chain too: keys, blocks, logs, tokens
+Stops local processes and containers alike; containers are removed.
+
+  --local   only processes (so too when AXOLOTL_HOME names a chain of processes)
+  --docker  only containers
+  --wipe    remove the chain too: keys, blocks, logs, tokens, volumes
 
 Environment: AXOLOTL_HOME, REGISTRY_PORT as for ./scripts/start-auto-scaling.sh
 TEXT
@@ -17,8 +23,11 @@ TEXT
 # A node takes 8 s at most to stop.
 stop_timeout_s=20
 wipe=no
+mode=
 while (($#)); do
     case $1 in
+    --local) mode=local ;;
+    --docker) mode=docker ;;
     --wipe) wipe=yes ;;
     -h | --help)
         usage
@@ -51,12 +60,18 @@ signal_nodes() {
 
 our_registry() { registry_pid || true; }
 
+[[ -n $mode || -z ${AXOLOTL_HOME:-} ]] || mode=local
+
 did=no
-if pid=$(registry_pid); then
+if [[ $mode != local ]] && docker_has_something "$wipe"; then
+    did=yes
+    docker_stop "$wipe"
+fi
+if [[ $mode != docker ]] && pid=$(registry_pid); then
     did=yes
     say "Stopping the nodes …"
     # The port is the registry's own, whatever REGISTRY_PORT says now.
-    port=$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^PORT=//p' | head -n 1)
+    port=$(tr '\0' '\n' <"/proc/$pid/environ" | sed -n 's/^PORT=//p' | sed -n 1p)
     registry_url=http://127.0.0.1:${port:-$registry_port}
     token=$(cat "$registry_data/admin_token" 2>/dev/null || true)
     # The token goes through a file descriptor: arguments are visible to other users.
@@ -76,7 +91,7 @@ if pid=$(registry_pid); then
     fi
 fi
 
-if [[ -n $(node_pids) ]]; then
+if [[ $mode != docker && -n $(node_pids) ]]; then
     did=yes
     signal_nodes TERM
     if ! wait_until_gone node_pids; then
@@ -88,24 +103,28 @@ if [[ -n $(node_pids) ]]; then
     # ever: this was no wish that the node stays away from the next start.
     rm -f -- "$home"/nodes/*/data/stopped
 fi
-rm -f "$registry_pid_file"
-
-left=$(our_registry)$(node_pids)
-[[ -z $left ]] || die "these processes do not end: $left"
+if [[ $mode != docker ]]; then
+    rm -f "$registry_pid_file"
+    left=$(our_registry)$(node_pids)
+    [[ -z $left ]] || die "these processes do not end: $left"
+fi
 
 if [[ $did == yes ]]; then
-    say "Stopped; no process is left."
+    say "Stopped; no process and no container is left."
 else
     say "Nothing was running."
 fi
 
-if [[ $wipe == yes ]]; then
-    if [[ -e $home_mark ]]; then
+if [[ $wipe == yes && $mode != docker ]]; then
+    # A start with containers leaves nothing here but its lock.
+    if [[ -e $home_mark || $(ls -A "$home" 2>/dev/null) == start.lock ]]; then
         rm -rf -- "${home:?}"
         say "Removed $home."
     elif [[ -e $home ]]; then
         die "$home was not made by the start script; it is left alone"
     fi
-elif [[ -e $home_mark ]]; then
+elif [[ $wipe == no && $mode != local ]] && docker_has_something yes; then
+    say "The chain is kept in volumes named axolotl_…; start it again, or remove it with --wipe."
+elif [[ $wipe == no && -e $home_mark ]]; then
     say "The chain is kept in $home; start it again, or remove it with --wipe."
 fi

@@ -12,8 +12,9 @@ case ${1:-} in
     cat <<'TEXT'
 Usage: ./scripts/test.sh
 
-Formatting, lints, a build, and every test: of single packages, of whole clusters of processes, and
-of Python clients. About ten minutes after the build. Longer runs: ./scripts/soak.sh
+Formatting, lints, a build, and every test: of single packages, of whole clusters of processes and of
+containers, and of Python clients. Needs a Docker engine: starts one when it is root and none answers. Some tests make
+network namespaces, which only root may. About ten minutes after the build. Longer runs: ./scripts/soak.sh
 
 Environment:
   CARGO_TARGET_DIR  where things are built (default: ~/.cache/axolotl/target)
@@ -26,6 +27,7 @@ esac
 cd "$repository"
 need_cargo
 install_tools
+need_engine
 own_temporary_directory
 
 step "cargo fmt --check"
@@ -38,6 +40,8 @@ if have shellcheck; then
 fi
 step "cargo build"
 cargo build --release --workspace --all-targets --locked
+step "images"
+AXOLOTL_BIN=$(binaries) "$repository/scripts/build-images.sh" --tag test
 step "cargo test"
 cargo test --release --workspace --locked --no-fail-fast
 done_all

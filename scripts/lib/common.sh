@@ -22,18 +22,51 @@ die() {
     exit 1
 }
 
+[[ $registry_port =~ ^[0-9]{1,5}$ ]] && ((10#$registry_port > 0 && 10#$registry_port < 65536)) ||
+    die "REGISTRY_PORT=$registry_port: expected a port, 1 to 65535"
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
-need_cargo() {
+# Whether cargo is there; one that is not on the PATH is put there.
+find_cargo() {
     have cargo && return
-    if [[ -x $HOME/.cargo/bin/cargo ]]; then
-        PATH=$HOME/.cargo/bin:$PATH
-        return
+    [[ -x $HOME/.cargo/bin/cargo ]] || return 1
+    PATH=$HOME/.cargo/bin:$PATH
+}
+
+need_cargo() {
+    find_cargo ||
+        die "Rust is not installed, and the programs must be built." \
+            "Install it with:  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" \
+            "and run this script again. The right version is chosen by rust-toolchain.toml." \
+            "Building also needs a C compiler: on Debian or Ubuntu, apt-get install build-essential."
+}
+
+# Whether a Docker engine answers.
+docker_answers() {
+    have docker && timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
+}
+
+need_docker() {
+    docker_answers && return
+    have docker || die "docker is missing; on Debian or Ubuntu: apt-get install docker.io docker-compose"
+    die "the Docker engine does not answer: $(timeout 10 docker version --format '{{.Server.Version}}' 2>&1 | tail -n 1)" \
+        "Start it (systemctl start docker), and be root or a member of the group docker."
+}
+
+# Docker Compose, whichever there is.
+compose() {
+    if [[ -z ${compose_program:-} ]]; then
+        if have docker-compose; then
+            compose_program=docker-compose
+        elif docker compose version >/dev/null 2>&1; then
+            compose_program='docker compose'
+        else
+            die "docker-compose is missing; on Debian or Ubuntu: apt-get install docker-compose"
+        fi
     fi
-    die "Rust is not installed, and the programs must be built." \
-        "Install it with:  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" \
-        "and run this script again. The right version is chosen by rust-toolchain.toml." \
-        "Building also needs a C compiler: on Debian or Ubuntu, apt-get install build-essential."
+    # shellcheck disable=SC2086 # two words
+    (cd "$repository" && $compose_program -f docker-compose.registry.yml "$@")
 }
 
 # Directory of the built programs. AXOLOTL_BIN names one with programs built elsewhere.
@@ -52,7 +85,8 @@ is_our_registry() {
     local pid=$1
     [[ -n $pid && -r /proc/$pid/environ ]] || return 1
     [[ $(readlink "/proc/$pid/exe" 2>/dev/null) == *axolotl-registry* ]] || return 1
-    tr '\0' '\n' <"/proc/$pid/environ" | grep -qxF "DATA_DIR=$registry_data"
+    # It may end meanwhile.
+    tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -xF "DATA_DIR=$registry_data" >/dev/null
 }
 
 # Prints the id of this home's registry; fails when it does not run.
@@ -82,5 +116,5 @@ registry_get() {
 
 # The value of a top-level number or text of JSON on standard input, without needing jq.
 json_field() {
-    grep -o "\"$1\":\("'"[^"]*"'"\|[0-9]*\|true\|false\|null\)" | head -n 1 | sed 's/^[^:]*://; s/^"//; s/"$//'
+    grep -o "\"$1\":\("'"[^"]*"'"\|[0-9]*\|true\|false\|null\)" | sed -n 1p | sed 's/^[^:]*://; s/^"//; s/"$//'
 }

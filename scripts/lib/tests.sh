@@ -31,6 +31,9 @@ install_tools() {
     have git || missing+=(git)
     have cc || missing+=(build-essential)
     have python3 || missing+=(python3)
+    have docker || missing+=(docker.io)
+    have docker-compose || missing+=(docker-compose)
+    have ip || missing+=(iproute2)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv python3-pip)
     ((${#missing[@]})) || return 0
     local sudo=
@@ -44,10 +47,31 @@ install_tools() {
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -q "${missing[@]}"
 }
 
+# The tests with containers need an engine; starts one where this user may.
+need_engine() {
+    docker_answers && return
+    if ((EUID == 0)) && have dockerd; then
+        step "dockerd"
+        # Outlives this script, as an engine does that the machine starts.
+        setsid dockerd </dev/null >"${TMPDIR:-/tmp}/axolotl-dockerd.log" 2>&1 &
+        disown
+        local deadline=$((SECONDS + 60))
+        while ((SECONDS < deadline)); do
+            docker_answers && return
+            sleep 0.5
+        done
+        warn "dockerd did not come up; the end of its log:"
+        tail -n 15 "${TMPDIR:-/tmp}/axolotl-dockerd.log" >&2 || true
+    fi
+    need_docker
+}
+
 # Gives the tests a temporary directory of their own, and leaves no process and no file behind,
 # however they end.
 own_temporary_directory() {
     TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/axolotl-run-XXXXXX")
+    # Some tests run a node as another user.
+    chmod 711 "$TMPDIR"
     export TMPDIR
     trap leave_nothing EXIT
 }
