@@ -4,7 +4,9 @@ AXOLOTL_RPC_URLS: the nodes' JSON-RPC addresses, separated by commas.
 AXOLOTL_CHAIN_ID: the chain id, 7777 by default.
 """
 
+import json
 import os
+import subprocess
 
 import pytest
 from eth_account import Account
@@ -490,3 +492,24 @@ def test_certificates_and_membership(nodes, pick, token):
     for node in nodes:
         status = call(node, "axolotl_status")["result"]
         assert status["chain_id"] == CHAIN_ID and status["height"] >= token.block
+
+
+def test_keystores_pass_between_the_tool_and_eth_account(tmp_path):
+    """A file of `axolotl wallet` opens in eth-account, and one of eth-account in the tool."""
+
+    def axolotl(*words):
+        tool = [os.environ["AXOLOTL_TOOL"], *words, "--wallet", "wallet", "--password-file", "pass"]
+        done = subprocess.run(tool, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    (tmp_path / "pass").write_text("pässword\n")
+    made = json.loads(axolotl("wallet", "create", "alice", "--json"))
+    secret = Account.decrypt((tmp_path / made["path"]).read_text(), "pässword")
+    assert Account.from_key(secret).address == made["address"]
+
+    for kdf in ("scrypt", "pbkdf2"):
+        other = Account.create()
+        (tmp_path / "other.json").write_text(json.dumps(other.encrypt("pässword", kdf=kdf)))
+        axolotl("wallet", "import", kdf, "--keystore", "other.json")
+        assert HexBytes(axolotl("wallet", "export", kdf, "--private-key").strip()) == other.key

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use axolotl_common::{Epoch, Hash, Height, PublicKey, Round, VoteKind};
-use axolotl_consensus::{LogEntry, LogRecord};
+use axolotl_consensus::{LogEntry, LogRecord, message::Vote};
 use axolotl_node::{cli::json_rpc::JsonRpc, storage::ConsensusLog};
 
 use crate::{Acknowledged, wait};
@@ -109,6 +109,73 @@ type Choice = (Option<Hash>, Option<Round>);
 /// With the two signatures, or when a log cannot be read.
 pub fn never_signed_twice(home: &Path) -> anyhow::Result<()> {
     let mut chosen: BTreeMap<Slot, (Choice, PathBuf)> = BTreeMap::new();
+    let logs = each_signed(home, |directory, slot, choice| {
+        let (first, place) = chosen
+            .entry(slot)
+            .or_insert_with(|| (choice, directory.to_owned()));
+        ensure!(
+            *first == choice,
+            "SIGNED TWICE: {slot:?}: {first:?} in {}, {choice:?} in {}",
+            place.display(),
+            directory.display()
+        );
+        Ok(())
+    })?;
+    println!(
+        "{} votes and proposals of {logs} logs: none contradicts another",
+        chosen.len()
+    );
+    Ok(())
+}
+
+/// The highest height in which each validator signed something in each epoch, by all that the consensus
+/// logs of all nodes hold. The nodes must not run.
+///
+/// # Errors
+/// When a log cannot be read.
+pub fn highest_signed(home: &Path) -> anyhow::Result<BTreeMap<(PublicKey, Epoch), Height>> {
+    let mut highest = BTreeMap::new();
+    each_signed(home, |_, (key, epoch, height, ..), _| {
+        let known = highest.entry((key, epoch)).or_insert(height);
+        *known = height.max(*known);
+        Ok(())
+    })?;
+    Ok(highest)
+}
+
+/// What a validator voted for in an epoch, by all that the consensus logs under `home` hold.
+///
+/// # Errors
+/// As [`never_signed_twice`].
+pub fn votes_of(home: &Path, validator: PublicKey, epoch: Epoch) -> anyhow::Result<Vec<Vote>> {
+    let mut votes = Vec::new();
+    each_entry(home, |_, entry| {
+        if let LogEntry::Vote(signed) = entry
+            && (signed.vote.validator, signed.vote.epoch) == (validator, epoch)
+        {
+            votes.push(signed.vote);
+        }
+        Ok(())
+    })?;
+    Ok(votes)
+}
+
+/// Goes through the votes and proposals of all consensus logs; returns how many logs there are.
+fn each_signed(
+    home: &Path,
+    mut look: impl FnMut(&Path, Slot, Choice) -> anyhow::Result<()>,
+) -> anyhow::Result<usize> {
+    each_entry(home, |directory, entry| match signed(&entry) {
+        Some((slot, choice)) => look(directory, slot, choice),
+        None => Ok(()),
+    })
+}
+
+/// Looks at everything in the consensus logs under `home`; gives how many logs there are.
+fn each_entry(
+    home: &Path,
+    mut look: impl FnMut(&Path, LogEntry) -> anyhow::Result<()>,
+) -> anyhow::Result<usize> {
     let logs = consensus_logs(home)?;
     ensure!(
         !logs.is_empty(),
@@ -118,43 +185,27 @@ pub fn never_signed_twice(home: &Path) -> anyhow::Result<()> {
     for directory in &logs {
         let (log, _) = ConsensusLog::open(directory)?;
         for record in log.all() {
-            let entry = LogRecord::decode(&record?.bytes)?.entry;
-            let (slot, choice): (Slot, Choice) = match entry {
-                LogEntry::Vote(signed) => {
-                    let vote = signed.vote;
-                    let slot = (
-                        vote.validator,
-                        vote.epoch,
-                        vote.height,
-                        vote.round,
-                        Some(vote.kind),
-                    );
-                    (slot, (vote.block, None))
-                }
-                LogEntry::Proposal(signed) => {
-                    let made = signed.proposal;
-                    let slot = (made.proposer, made.epoch, made.height, made.round, None);
-                    (slot, (Some(made.block), made.valid_round))
-                }
-                _ => continue,
-            };
-            let (first, place) = chosen
-                .entry(slot)
-                .or_insert_with(|| (choice, directory.clone()));
-            ensure!(
-                *first == choice,
-                "SIGNED TWICE: {slot:?}: {first:?} in {}, {choice:?} in {}",
-                place.display(),
-                directory.display()
-            );
+            look(directory, LogRecord::decode(&record?.bytes)?.entry)?;
         }
     }
-    println!(
-        "{} votes and proposals of {} logs: none contradicts another",
-        chosen.len(),
-        logs.len()
-    );
-    Ok(())
+    Ok(logs.len())
+}
+
+fn signed(entry: &LogEntry) -> Option<(Slot, Choice)> {
+    match entry {
+        LogEntry::Vote(signed) => {
+            let vote = &signed.vote;
+            let kind = Some(vote.kind);
+            let slot = (vote.validator, vote.epoch, vote.height, vote.round, kind);
+            Some((slot, (vote.block, None)))
+        }
+        LogEntry::Proposal(signed) => {
+            let made = &signed.proposal;
+            let slot = (made.proposer, made.epoch, made.height, made.round, None);
+            Some((slot, (Some(made.block), made.valid_round)))
+        }
+        _ => None,
+    }
 }
 
 fn consensus_logs(home: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -180,7 +231,7 @@ fn consensus_logs(home: &Path) -> anyhow::Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
     use axolotl_common::{ChainId, KeyPair, ids::ChainRef};
-    use axolotl_consensus::message::{SignedVote, Vote};
+    use axolotl_consensus::message::SignedVote;
 
     /// Writes votes of one validator for `blocks`, all in one place, into the logs of two nodes.
     fn home_with_votes(blocks: [u8; 2]) -> anyhow::Result<tempfile::TempDir> {
@@ -218,7 +269,11 @@ mod tests {
 
     #[test]
     fn two_votes_of_one_place_are_found() -> anyhow::Result<()> {
-        never_signed_twice(home_with_votes([1, 1])?.path())?;
+        let agreeing = home_with_votes([1, 1])?;
+        never_signed_twice(agreeing.path())?;
+        let key = KeyPair::from_seed(&[1; 32]).public();
+        assert_eq!(votes_of(agreeing.path(), key, Epoch(0))?.len(), 2);
+        assert!(votes_of(agreeing.path(), key, Epoch(1))?.is_empty());
         let error = never_signed_twice(home_with_votes([1, 2])?.path()).unwrap_err();
         assert!(error.to_string().starts_with("SIGNED TWICE"), "{error}");
         Ok(())

@@ -1,25 +1,22 @@
 //! A cluster of real processes: a registry with the process runtime, the nodes that it starts, and
 //! nodes started by hand.
 
+mod nodes;
+
 use std::{
-    collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, ensure};
-use axolotl_common::{
-    PublicKey,
-    registry_api::{DiscoverResponse, NodeStatus, RuntimeInfo, StatusResponse},
-};
-use axolotl_node::cli::json_rpc::JsonRpc;
+use anyhow::{Context, ensure};
+use axolotl_common::registry_api::{DiscoverResponse, Event, Problem, StatusResponse};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::{
-    binaries,
+    binaries, events,
     ports::{Ports, free_port},
     processes::{self, Process, Signal},
     setup::{HandNode, Options, states, take_turn},
@@ -136,6 +133,19 @@ impl Cluster {
     /// When its program is missing.
     pub fn start_registry(&mut self) -> anyhow::Result<()> {
         self.start_registry_with(&[])
+    }
+
+    /// Starts the registry again, and waits until it answers.
+    ///
+    /// # Errors
+    /// When its program is missing, or it does not answer.
+    pub async fn restart_registry(&mut self) -> anyhow::Result<()> {
+        self.start_registry()?;
+        let this = &*self;
+        wait::until("the registry", START, async || {
+            this.get::<serde_json::Value>("/status").await.map(drop)
+        })
+        .await
     }
 
     /// Starts the registry with further variables, which win over the usual ones.
@@ -258,6 +268,71 @@ impl Cluster {
         serde_json::from_str(&body).with_context(|| format!("{url} answered {body}"))
     }
 
+    /// `POST` to the registry with the admin token.
+    ///
+    /// # Errors
+    /// When it does not answer, or not with 2xx: then with status and body.
+    pub async fn post<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> anyhow::Result<T> {
+        let (status, text) = self.send(path, body, Some(&self.admin_token()?)).await?;
+        ensure!(status.is_success(), "{path} answered {status}: {text}");
+        serde_json::from_str(&text).with_context(|| format!("{path} answered {text}"))
+    }
+
+    /// `POST` to the registry that it must refuse, with this token or none; gives status and reason.
+    ///
+    /// # Errors
+    /// When it does not answer, takes the request, or gives no reason.
+    pub async fn refused(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        token: Option<&str>,
+    ) -> anyhow::Result<(u16, String)> {
+        let (status, text) = self.send(path, body, token).await?;
+        ensure!(!status.is_success(), "{path} took {body}: {text}");
+        let problem: Problem = serde_json::from_str(&text)
+            .with_context(|| format!("{path} answered {status} with {text}"))?;
+        Ok((status.as_u16(), problem.detail))
+    }
+
+    /// The token of operators.
+    ///
+    /// # Errors
+    /// When the registry has not written it yet.
+    pub fn admin_token(&self) -> anyhow::Result<String> {
+        let path = self.registry_data().join("admin_token");
+        let token = std::fs::read_to_string(&path);
+        let token = token.with_context(|| format!("reading {}", path.display()))?;
+        Ok(token.trim().to_owned())
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        token: Option<&str>,
+    ) -> anyhow::Result<(reqwest::StatusCode, String)> {
+        let url = format!("{}{path}", self.registry_url());
+        let mut request = self.http.post(&url).json(body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await?;
+        Ok((response.status(), response.text().await?))
+    }
+
+    /// Every event that the registry keeps, oldest first.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn events(&self) -> anyhow::Result<Vec<Event>> {
+        events::read(&self.http, &self.registry_url()).await
+    }
+
     /// The registry's status.
     ///
     /// # Errors
@@ -330,165 +405,13 @@ impl Cluster {
         self.status().await.map(drop)
     }
 
-    fn known(&self) -> anyhow::Result<&StatusResponse> {
-        let known = self.known.as_ref();
-        known.context("the registry's status was not read yet")
-    }
-
-    /// Labels of all nodes that the registry knew when it was asked last, by number.
-    ///
-    /// # Errors
-    /// When it was not asked yet.
-    pub fn labels(&self) -> anyhow::Result<Vec<String>> {
-        let mut nodes: Vec<_> = self.known()?.nodes.keys().collect();
-        nodes.sort_by_key(|id| id.number());
-        Ok(nodes.iter().map(ToString::to_string).collect())
-    }
-
-    /// What the registry said last about a node.
-    ///
-    /// # Errors
-    /// When it does not know the node.
-    pub fn node(&self, label: &str) -> anyhow::Result<&NodeStatus> {
-        let nodes = &self.known()?.nodes;
-        let node = nodes.values().find(|node| node.id.as_str() == label);
-        node.with_context(|| format!("the registry knows no {label}"))
-    }
-
-    /// A JSON-RPC client of a node.
-    ///
-    /// # Errors
-    /// When the registry does not know the node.
-    pub fn rpc(&self, label: &str) -> anyhow::Result<JsonRpc> {
-        let node = self.node(label)?;
-        let url = node.public_rpc_url.as_ref().unwrap_or(&node.rpc_url);
-        Ok(JsonRpc::new(url, CALL)?)
-    }
-
-    /// JSON-RPC clients of all nodes, by number.
-    ///
-    /// # Errors
-    /// When the registry was not asked yet.
-    pub fn rpcs(&self) -> anyhow::Result<Vec<JsonRpc>> {
-        self.labels()?.iter().map(|label| self.rpc(label)).collect()
-    }
-
-    /// Label of the node that built the head block, from what a node says.
-    ///
-    /// # Errors
-    /// When no node answers.
-    pub async fn leader(&self) -> anyhow::Result<String> {
-        let mut last = anyhow!("there are no nodes");
-        for client in self.rpcs()? {
-            match client.latest_block().await {
-                Ok(block) => {
-                    let key = block.builder.context("only the genesis is there")?;
-                    return self.label_of(&key);
-                }
-                Err(error) => last = error.into(),
-            }
-        }
-        Err(last)
-    }
-
-    /// Label of the node with this key.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn label_of(&self, key: &PublicKey) -> anyhow::Result<String> {
-        let peer_id = key.peer_id();
-        let nodes = &self.known()?.nodes;
-        let node = nodes.values().find(|node| node.peer_id == peer_id);
-        node.map(|node| node.id.to_string())
-            .with_context(|| format!("no node has the key {key}"))
-    }
-
-    /// Key of a node.
-    ///
-    /// # Errors
-    /// When there is no such node.
-    pub fn key_of(&self, label: &str) -> anyhow::Result<PublicKey> {
-        Ok(PublicKey::from_peer_id(&self.node(label)?.peer_id)?)
-    }
-
-    /// All living processes of the cluster.
-    pub fn processes(&self) -> Vec<Process> {
-        processes::naming(self.home())
-    }
-
-    /// The living node processes by label; one without a label by its data directory's name.
-    pub fn node_processes(&self) -> BTreeMap<String, Process> {
-        let nodes = self.processes().into_iter();
-        nodes
-            .filter(|process| process.program == "axolotl")
-            .filter_map(|process| {
-                let data = PathBuf::from(process.variable("DATA_DIR")?);
-                let label = match process.variable("NODE_ID") {
-                    Some(label) => label.to_owned(),
-                    None => data.file_name()?.to_string_lossy().into_owned(),
-                };
-                Some((label, process))
-            })
-            .collect()
-    }
-
-    /// Process id of a node, as the registry said last.
-    ///
-    /// # Errors
-    /// When it is no process.
-    pub fn pid(&self, label: &str) -> anyhow::Result<u32> {
-        match &self.node(label)?.runtime {
-            Some(RuntimeInfo::Process { pid }) => Ok(*pid),
-            other => Err(anyhow!("{label} is no process of the registry: {other:?}")),
-        }
-    }
-
-    /// Kills a node (-9). The registry starts it again.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub async fn kill(&mut self, label: &str) -> anyhow::Result<()> {
-        if self.registry.is_some() {
-            self.status().await?;
-        }
-        let pid = self.pid(label)?;
-        processes::kill(pid).await
-    }
-
-    /// Stops a node (SIGSTOP): it answers nothing until [`Self::resume`].
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn pause(&self, label: &str) -> anyhow::Result<()> {
-        processes::signal(self.pid(label)?, Signal::STOP)
-    }
-
-    /// Ends a [`Self::pause`].
-    ///
-    /// # Errors
-    /// When the node does not run.
-    pub fn resume(&self, label: &str) -> anyhow::Result<()> {
-        processes::signal(self.pid(label)?, Signal::CONT)
-    }
-
     /// Stops everything in order, as the stop script does, and makes sure that no process is left.
     ///
     /// # Errors
     /// When something stays.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        let token_file = self.registry_data().join("admin_token");
-        let token = std::fs::read_to_string(&token_file)
-            .with_context(|| format!("reading {}", token_file.display()))?;
-        let response = self
-            .http
-            .post(format!("{}/shutdown", self.registry_url()))
-            .bearer_auth(token.trim())
-            .json(&serde_json::json!({}))
-            .send()
+        self.post::<serde_json::Value>("/shutdown", &serde_json::json!({}))
             .await?;
-        let status = response.status();
-        let text = response.text().await?;
-        ensure!(status.is_success(), "POST /shutdown: {status}: {text}");
         // Nodes that the test started itself are not the registry's to stop.
         for pid in self.hands.iter().filter_map(Child::id) {
             let _ = processes::signal(pid, Signal::TERM);

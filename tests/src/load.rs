@@ -25,8 +25,10 @@ pub const FEES: Fees = Fees {
 };
 /// Without a receipt for this long, a transfer is handed to the next node as well.
 const RESEND: Duration = Duration::from_millis(500);
-/// Patience for one transfer, faults included.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Patience for one transfer, faults included; a long run stops validators for ten minutes.
+fn patience() -> Duration {
+    Duration::from_secs(if crate::soak() { 900 } else { 180 })
+}
 
 /// A transfer whose receipt some client got: it must never be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,7 @@ pub struct Acknowledged {
 pub struct Load {
     acknowledged: Arc<Mutex<Vec<Acknowledged>>>,
     count: Arc<AtomicUsize>,
+    nodes: watch::Sender<Vec<JsonRpc>>,
     stop: watch::Sender<bool>,
     senders: JoinSet<anyhow::Result<()>>,
 }
@@ -57,6 +60,7 @@ impl Load {
         let first = nodes.first().context("no node to send to")?;
         let chain_id = first.chain_id().await?;
         let (stop, stopped) = watch::channel(false);
+        let (present, told) = watch::channel(nodes.to_vec());
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
         let count = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
@@ -64,7 +68,7 @@ impl Load {
             let sender = Sender {
                 account: Account::dev(index),
                 chain_id,
-                nodes: nodes.to_vec(),
+                nodes: told.clone(),
                 place: index,
                 acknowledged: acknowledged.clone(),
                 count: count.clone(),
@@ -75,9 +79,15 @@ impl Load {
         Ok(Self {
             acknowledged,
             count,
+            nodes: present,
             stop,
             senders: tasks,
         })
+    }
+
+    /// From now on transfers are handed to these nodes.
+    pub fn follow(&self, nodes: Vec<JsonRpc>) {
+        self.nodes.send_replace(nodes);
     }
 
     /// Transfers acknowledged so far.
@@ -119,7 +129,7 @@ impl Load {
 struct Sender {
     account: Account,
     chain_id: u64,
-    nodes: Vec<JsonRpc>,
+    nodes: watch::Receiver<Vec<JsonRpc>>,
     place: usize,
     acknowledged: Arc<Mutex<Vec<Acknowledged>>>,
     count: Arc<AtomicUsize>,
@@ -148,7 +158,10 @@ impl Sender {
         let begun = Instant::now();
         loop {
             self.place += 1;
-            let node = self.nodes[self.place % self.nodes.len()].clone();
+            let node = {
+                let nodes = self.nodes.borrow();
+                nodes[self.place % nodes.len()].clone()
+            };
             if let Err(RpcError::Refused { message, .. }) = node.send_raw(&signed.raw).await {
                 // Handed in before: it lies in the pool, or in a block already.
                 let known = ["already known", "nonce too low"];
@@ -178,8 +191,12 @@ impl Sender {
                     }
                 }
             }
-            if begun.elapsed() > PATIENCE {
-                bail!("transfer {} has no receipt after {PATIENCE:?}", signed.hash);
+            if begun.elapsed() > patience() {
+                bail!(
+                    "transfer {} has no receipt after {:?}",
+                    signed.hash,
+                    patience()
+                );
             }
         }
     }

@@ -97,7 +97,15 @@ pub fn signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
 /// When there is no such process, or it stays.
 pub async fn kill(pid: u32) -> anyhow::Result<()> {
     signal(pid, Signal::KILL)?;
-    crate::wait::until("a killed process to be gone", GONE, async || {
+    wait_gone(pid).await
+}
+
+/// Waits until a process is gone.
+///
+/// # Errors
+/// When it stays.
+pub async fn wait_gone(pid: u32) -> anyhow::Result<()> {
+    crate::wait::until("a process to be gone", GONE, async || {
         ensure!(!is_alive(pid), "process {pid} is there");
         Ok(())
     })

@@ -194,14 +194,19 @@ pub(crate) fn texts() -> Vec<(String, String)> {
         .collect()
 }
 
-/// The direct dependencies of a package, by its Cargo.toml.
+/// The direct dependencies of a package, by its Cargo.toml, those of its tests included.
 pub(crate) fn dependencies(package: &str) -> BTreeSet<String> {
+    dependencies_in(package, |section| section.ends_with("dependencies"))
+}
+
+/// The direct dependencies of a package that stand in such sections of its Cargo.toml.
+pub(crate) fn dependencies_in(package: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let manifest = fs::read_to_string(repository().join(package).join("Cargo.toml")).unwrap();
     let mut inside = false;
     let mut found = BTreeSet::new();
     for line in manifest.lines() {
         if line.starts_with('[') {
-            inside = line.trim_matches(['[', ']']).ends_with("dependencies");
+            inside = wanted(line.trim_matches(['[', ']']));
         } else if line.starts_with('#') {
             continue;
         } else if inside && let Some((name, _)) = line.split_once(['.', '=', ' ']) {
@@ -240,6 +245,8 @@ fn the_rules_find_what_they_look_for() {
     let group = lines("x\nuse crate::{\n    a::{b, c},\n    d,\n};\nlet y = crate::e::f();");
     let named = [(3, "a"), (4, "d"), (6, "e")].map(|(line, name)| (line, name.to_owned()));
     assert_eq!(modules_named(&group), named);
+    let normal = dependencies_in("node/consensus", |section| section == "dependencies");
+    assert!(dependencies("node/consensus").contains("rand") && !normal.contains("rand"));
     assert!(dependencies("tests").contains("tokio"));
     assert!(dependencies("node").contains("axolotl-ledger"));
 }
