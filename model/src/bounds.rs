@@ -51,8 +51,13 @@ pub struct Bounds {
     pub planned: bool,
     /// Nodes can be cut off and come back, and the veto is asked.
     pub cuts: bool,
+    /// Every member has precommitted block 2, the planned record's, and any of those that it names have
+    /// appended it: each choice of them is a state to begin with.
+    pub in_flight: bool,
     /// A second registry.
     pub second: Second,
+    /// Ballots of the second registry.
+    pub second_ballots: u8,
 }
 
 impl Bounds {
@@ -93,7 +98,9 @@ const NOTHING: Bounds = Bounds {
     unheard_members: false,
     planned: false,
     cuts: false,
+    in_flight: false,
     second: Second::None,
+    second_ballots: 1,
 };
 
 /// Seal and adoption: two rounds, two blocks, one recovery; members that the survivors do not reach vote
@@ -183,6 +190,26 @@ pub const TAKE_OVER_OF_5: Bounds = Bounds {
     name: "take-over, n = 5",
     members: 5,
     ballots: 1,
+    ..TAKE_OVER_OF_4
+};
+
+/// A take-over whose registry starts once more before it is through.
+pub const TAKE_OVER_TWICE: Bounds = Bounds {
+    name: "take-over, two starts",
+    ballots: 1,
+    second_ballots: 2,
+    ..TAKE_OVER_OF_4
+};
+
+/// A take-over while a planned record is in flight: some have its block, others have precommitted it.
+pub const TAKE_OVER_PLANNED: Bounds = Bounds {
+    name: "take-over, planned record in flight",
+    rounds: 1,
+    values: 2,
+    ballots: 1,
+    planned: true,
+    in_flight: true,
+    certificates: false,
     ..TAKE_OVER_OF_4
 };
 

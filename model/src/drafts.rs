@@ -4,7 +4,7 @@
 use crate::{
     bounds::{Bounds, Second},
     rules::{self, Mutant},
-    state::{Draft, Lock, MAX_NODES, Node, State, Value},
+    state::{Draft, Lock, MAX_BALLOTS, MAX_NODES, Node, State, Value},
 };
 
 /// The block of the first height that carries the planned record.
@@ -28,9 +28,14 @@ impl Recovery {
         self.bounds.members + self.bounds.learners
     }
 
+    /// The highest ballot of the first registry, where there is a second one.
+    pub(crate) fn first_ones(&self) -> u8 {
+        MAX_BALLOTS as u8 - self.bounds.second_ballots
+    }
+
     /// Whose ballot it is.
     pub(crate) fn owner(&self, ballot: u8) -> usize {
-        usize::from(self.bounds.second != Second::None && ballot == 3)
+        usize::from(self.bounds.second != Second::None && ballot > self.first_ones())
     }
 
     /// The draft of a signed record with this number.
@@ -82,7 +87,7 @@ impl Recovery {
 
     /// Whether a recovery's steps are taken one by one.
     pub(crate) fn is_staged(&self, epoch: u8) -> bool {
-        self.bounds.staging && epoch == 0
+        self.bounds.staging && (epoch == 0 || self.bounds.planned)
     }
 
     /// Whether a registry may recover at all with fewer members than a quorum.
@@ -206,7 +211,7 @@ impl Recovery {
         if !allowed {
             return Vec::new();
         }
-        self.new_sets(state, epoch, used)
+        self.new_sets(state, draft.succeeds, used)
             .into_iter()
             .map(|set| (draft, set))
             .collect()
@@ -214,11 +219,9 @@ impl Recovery {
 
     /// What a take-over goes on with: what was staged under the highest ballot, else a draft of its own.
     fn taken_over(&self, state: &State, ballot: u8, used: u8) -> Vec<Drafted> {
-        let n = self.bounds.members;
         let answered = || members(used).map(|index| state.nodes[index]);
-        let knows_record = answered().any(|node| node.epoch() > 0);
-        let s = used.count_ones() as usize;
-        if knows_record || !rules::may_take_over(self.mutant, s, n) {
+        let knows_record = answered().any(|node| node.epoch() > u8::from(self.bounds.planned));
+        if knows_record || !self.may_take_over(state, ballot, used) {
             return Vec::new();
         }
         let staged = answered()
@@ -231,6 +234,38 @@ impl Recovery {
         }
         let set = (0..self.nodes()).filter(|&index| state.nodes[index].is_in_draft(staged));
         vec![(state.drafts[usize::from(staged) - 1], mask(set))]
+    }
+
+    /// Whether enough members of each epoch that may have a draft answered.
+    fn may_take_over(&self, state: &State, ballot: u8, used: u8) -> bool {
+        let count = |epoch: u8, wanted: &dyn Fn(usize) -> bool| {
+            (0..self.nodes())
+                .filter(|&index| self.is_member(state, index, epoch) && wanted(index))
+                .count()
+        };
+        let enough = |epoch: u8| {
+            let now = |index: usize| used >> index & 1 == 1;
+            let earlier = |index: usize| {
+                let promised = state.nodes[index].promised();
+                promised > self.first_ones() && promised < ballot
+            };
+            rules::may_take_over(
+                self.mutant,
+                count(epoch, &now),
+                count(epoch, &earlier),
+                self.bounds.members,
+            )
+        };
+        let has_planned = |of: fn(Node) -> Value| {
+            self.bounds.planned
+                && members(used).any(|index| of(state.nodes[index]) == PLANNED_BLOCK)
+        };
+        if has_planned(Node::said_first) {
+            return enough(1);
+        }
+        let in_flight = has_planned(|node| node.stated_lock().map_or(0, |lock| lock.value));
+        let asked = in_flight && rules::take_over_asks_planned_epoch(self.mutant);
+        enough(0) && (!asked || enough(1))
     }
 
     /// The new sets that may follow: as large as the old one, the survivors used and as many learners as

@@ -96,7 +96,8 @@ impl Recovery {
         let before = state.current[registry];
         state.current[registry] = match registry {
             0 => before + 1,
-            _ => 3,
+            // Ballots rise from registry to registry, whatever the first one opens later.
+            _ => before.max(self.first_ones()) + 1,
         };
         let counted = rules::may_sign_under(self.mutant, state.current[registry], before);
         if before > 0 && !counted && state.signed >> (before - 1) & 1 == 0 {

@@ -27,7 +27,7 @@
 //!
 //! # Bounds
 //!
-//! One world with everything in it would never end. [`bounds`] cuts it into ten, each exhausted alone:
+//! One world with everything in it would never end. [`bounds`] cuts it into twelve, each exhausted alone:
 //! four members (five where a take-over is about majorities), two rounds, two blocks, two ballots and two
 //! recoveries, each in the worlds where the rule in question can fail. Interchangeable nodes and blocks are
 //! taken together. `AXOLOTL_MODEL_LARGE=1` widens each world for long runs.
@@ -43,6 +43,8 @@
 //! | [`CLONED`](bounds::CLONED) | none | 1, staged | a registry on a copy of the store as it is |
 //! | [`TAKE_OVER_OF_4`](bounds::TAKE_OVER_OF_4) | none | 1, staged, 2 ballots | a take-over beside the first registry |
 //! | [`TAKE_OVER_OF_5`](bounds::TAKE_OVER_OF_5) | none | 1, staged, 1 ballot | the same, n = 5 |
+//! | [`TAKE_OVER_TWICE`](bounds::TAKE_OVER_TWICE) | none | 1, staged, 1 ballot, 2 of the take-over | the registry that takes over starts once more |
+//! | [`TAKE_OVER_PLANNED`](bounds::TAKE_OVER_PLANNED) | all have precommitted the block with the planned record | 1, staged, 1 ballot | a take-over beside the first registry |
 //! | [`VETO`](bounds::VETO) | none | dry run and seal | nodes are cut off and come back |
 //!
 //! Where a world has two recoveries the old epoch is silent after its record ([`SEAL`](bounds::SEAL)
@@ -91,6 +93,17 @@
 //! 5. **Rounds of two epochs at one height meet in a member that sealed unheard** ([`rules::adopted`],
 //!    `LocksAcrossEpochs`). If a member's statement was lost and it is in the new set all the same, its
 //!    old lock is harmless, but only because locks carry their epoch.
+//!
+//! Two rules were found by reading what was built, and entered here with their mutants:
+//!
+//! 6. **A take-over asks the planned epoch too** ([`rules::take_over_asks_planned_epoch`], `TakeOverOfOneEpoch`).
+//!    A planned record swaps A for E, its block is in flight. B and E seal, stage and acknowledge a draft that
+//!    succeeds the planned epoch, and it is signed. A, C and D are a quorum of the epoch before and know
+//!    nothing of it: a take-over that asks them alone signs the number again.
+//! 7. **Each start of a take-over asks anew** ([`rules::may_take_over`], `TakeOverOnce`). What was staged is known
+//!    to the quorum that answered, not to the store. A take-over hears A, B and C, of which A has staged the
+//!    draft of the first registry; its process ends before it has made that draft its own. The next start,
+//!    content with B and C, makes another one.
 //!
 //! One rule was found beside the model, which takes it as given: **a statement does not wait for the amnesia
 //! check**, which wants the answers of `n - q + 1` others. With the fewest survivors there are only `n - q`, and one

@@ -52,7 +52,7 @@ pub(crate) fn of(model: &Recovery) -> Vec<Property<Recovery>> {
         }));
     }
     let recovers = bounds.second != Second::Restored && !bounds.cuts;
-    if recovers {
+    if recovers && !bounds.in_flight {
         all.push(Property::sometimes(
             "a recovery completes without a block",
             |model: &Recovery, state: &State| {
@@ -127,7 +127,7 @@ pub(crate) fn of(model: &Recovery) -> Vec<Property<Recovery>> {
         ));
     }
     if bounds.planned {
-        all.extend(planned());
+        all.extend(planned(bounds.rounds_after > 0));
     }
     all
 }
@@ -159,6 +159,12 @@ fn staging(model: &Recovery) -> Vec<Property<Recovery>> {
             "a take-over signs its own draft",
             |_, state: &State| state.signed & 4 > 0 && state.drafts[2].root == 3,
         ));
+        if model.bounds.second_ballots > 1 {
+            all.push(Property::sometimes(
+                "a second start of a take-over goes on with the draft of the first registry",
+                |_, state: &State| state.signed & 4 > 0 && state.drafts[2].root == 1,
+            ));
+        }
     }
     if model.bounds.second == Second::Cloned {
         all.push(Property::sometimes(
@@ -175,30 +181,33 @@ fn staging(model: &Recovery) -> Vec<Property<Recovery>> {
     all
 }
 
-fn planned() -> [Property<Recovery>; 3] {
-    [
-        Property::sometimes(
-            "a block with a planned record is adopted",
-            |model: &Recovery, state: &State| {
-                let adopted = |record: Draft| record.adopted && record.first == PLANNED_BLOCK;
-                model
-                    .records(state)
-                    .any(|(_, record)| adopted(record) && record.second == 0)
-            },
-        ),
-        Property::sometimes(
-            "a lock of the planned epoch is adopted",
-            |model: &Recovery, state: &State| {
-                model
-                    .records(state)
-                    .any(|(_, record)| record.adopted && record.second > 0)
-            },
-        ),
-        Property::sometimes(
-            "the planned epoch finalises a block",
-            |model: &Recovery, state: &State| model.is_certified(state, 1, 1),
-        ),
-    ]
+fn planned(votes: bool) -> Vec<Property<Recovery>> {
+    let mut all = vec![Property::sometimes(
+        "a block with a planned record is adopted",
+        |model: &Recovery, state: &State| {
+            let adopted = |record: Draft| record.adopted && record.first == PLANNED_BLOCK;
+            model
+                .records(state)
+                .any(|(_, record)| adopted(record) && record.second == 0)
+        },
+    )];
+    if votes {
+        all.extend([
+            Property::sometimes(
+                "a lock of the planned epoch is adopted",
+                |model: &Recovery, state: &State| {
+                    model
+                        .records(state)
+                        .any(|(_, record)| record.adopted && record.second > 0)
+                },
+            ),
+            Property::sometimes(
+                "the planned epoch finalises a block",
+                |model: &Recovery, state: &State| model.is_certified(state, 1, 1),
+            ),
+        ]);
+    }
+    all
 }
 
 /// What is asked of votes, before those of an old epoch are forgotten.

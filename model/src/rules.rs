@@ -57,6 +57,10 @@ pub enum Mutant {
     TakeOverByMajority,
     /// A take-over that does not go on with what was staged before.
     TakeOverAnew,
+    /// A take-over that needs no quorum of a planned epoch in flight.
+    TakeOverOfOneEpoch,
+    /// A take-over that was let go on once, and after its restart needs as few members as any recovery.
+    TakeOverOnce,
     /// Starts of the registry are compared by their counter, not by the list of starts.
     CounterCompared,
     /// A start that fewer than a quorum of members have met recovers.
@@ -184,11 +188,20 @@ pub fn may_sign_under(mutant: Mutant, current: u8, ballot: u8) -> bool {
 }
 
 /// Whether `s` members are enough for a registry that does not know what was ordered before it.
-pub fn may_take_over(mutant: Mutant, s: usize, n: usize) -> bool {
+///
+/// It is asked for each epoch that may have a draft, of those that answered this start. `earlier` is who
+/// answered an earlier start of the same take-over, and this one not yet.
+pub fn may_take_over(mutant: Mutant, s: usize, earlier: usize, n: usize) -> bool {
     match mutant {
         Mutant::TakeOverByMajority => 2 * s > n,
+        Mutant::TakeOverOnce => s + earlier >= quorum(n),
         _ => s >= quorum(n),
     }
+}
+
+/// Whether a take-over asks a planned epoch in flight for a quorum of its own.
+pub fn take_over_asks_planned_epoch(mutant: Mutant) -> bool {
+    mutant != Mutant::TakeOverOfOneEpoch
 }
 
 /// Whether a node that has met a start accepts another one, whose list of starts holds the one met or

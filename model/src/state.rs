@@ -306,7 +306,7 @@ pub struct State {
     /// somebody staged; 0 if it did not crash.
     pub crashed_with: u8,
     /// Where the groups of interchangeable nodes end.
-    pub groups: [u8; 3],
+    pub groups: [u8; 4],
     /// The two blocks are interchangeable.
     pub values_alike: bool,
 }

@@ -3,11 +3,11 @@
 use stateright::{Model, Property};
 
 use crate::{
-    bounds::Second,
+    bounds::{Bounds, Second},
     drafts::{Drafted, PLANNED_BLOCK, Recovery},
     properties,
     rules::{self, Acknowledged},
-    state::{Draft, MAX_NODES, Node, State, Value},
+    state::{Draft, MAX_BALLOTS, MAX_NODES, Node, State, Value},
 };
 
 /// One step. Nodes are named by their place, epochs and ballots by their number.
@@ -136,7 +136,7 @@ impl Model for Recovery {
         }
         // A planned record takes the first member out, and a liar is the first: it is not like the others.
         let first = u8::from(self.bounds.planned || self.bounds.liar);
-        vec![State {
+        let state = State {
             nodes,
             polka: [[0; 2]; 2],
             drafts: [Draft::default(); 3],
@@ -149,9 +149,13 @@ impl Model for Recovery {
             accidents: self.bounds.accidents,
             synced: 0,
             crashed_with: 0,
-            groups: [first, members, all],
+            groups: [first, members, members + u8::from(self.bounds.planned), all],
             values_alike: self.bounds.values == 2 && !self.bounds.planned,
-        }]
+        };
+        match self.bounds.in_flight {
+            true => self.in_flight(&state),
+            false => vec![state],
+        }
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
@@ -179,6 +183,27 @@ impl Model for Recovery {
 }
 
 impl Recovery {
+    /// The states in which a planned record is in flight.
+    fn in_flight(&self, from: &State) -> Vec<State> {
+        let members = self.bounds.members;
+        let states = (0..1u8 << members).map(|appended| {
+            let mut state = from.clone();
+            state.polka[0][0] = PLANNED_BLOCK;
+            for node in &mut state.nodes[..members] {
+                node.vote(0, 0, PLANNED_BLOCK);
+            }
+            // The first member is the one that the record takes out.
+            for (index, node) in state.nodes[1..=members].iter_mut().enumerate() {
+                if appended >> index & 1 == 1 {
+                    node.set_first(PLANNED_BLOCK);
+                    node.set_epoch(1);
+                }
+            }
+            state
+        });
+        states.collect()
+    }
+
     fn rounds(&self, epoch: u8) -> u8 {
         match epoch {
             0 => self.bounds.rounds,
@@ -353,7 +378,13 @@ impl Recovery {
         let ballot = state.current[registry];
         let recovered = self.recovered_epoch(state, registry);
         for epochs in [1, 2] {
-            let wanted = epochs == recovered + 1 || self.bounds.planned;
+            let wanted = match self.bounds {
+                Bounds {
+                    in_flight: true, ..
+                } => epochs == 2,
+                Bounds { planned: true, .. } => true,
+                _ => epochs == recovered + 1,
+            };
             let member = self.is_member(state, index, epochs - 1)
                 || (self.bounds.planned && self.is_member(state, index, 0));
             // Whoever knows a newer epoch says so and seals nothing.
@@ -452,7 +483,7 @@ impl Recovery {
         }
         let may_open = match registry {
             0 => current < self.bounds.ballots + epoch,
-            _ => self.bounds.second != Second::None && current == 0,
+            _ => self.bounds.second != Second::None && usize::from(current) < MAX_BALLOTS,
         };
         if may_open {
             steps.push(Step::Open { registry });
@@ -469,7 +500,7 @@ impl Recovery {
             }));
         }
         for (ballot, draft) in (1..).zip(state.drafts) {
-            let waits = draft.number == epoch + 1
+            let waits = draft.number > epoch
                 && self.is_staged(draft.succeeds)
                 && self.owner(ballot) == registry
                 && state.signed >> (ballot - 1) & 1 == 0

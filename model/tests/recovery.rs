@@ -145,6 +145,16 @@ fn a_take_over_of_five_needs_four() {
 }
 
 #[test]
+fn a_take_over_that_starts_anew_asks_anew() {
+    holds(bounds::TAKE_OVER_TWICE);
+}
+
+#[test]
+fn a_take_over_asks_the_planned_epoch_too() {
+    holds(bounds::TAKE_OVER_PLANNED);
+}
+
+#[test]
 fn a_healthy_chain_is_not_sealed_and_nobody_seals_in_vain() {
     holds(bounds::VETO);
 }
@@ -218,6 +228,8 @@ mutants! {
     acknowledgements_of_learners_alone_are_caught: AcksOfLearners, TAKE_OVER_OF_4, ONE_RECORD_PER_NUMBER;
     a_take_over_that_begins_anew_is_caught: TakeOverAnew, TAKE_OVER_OF_4, ONE_RECORD_PER_NUMBER;
     a_take_over_by_majority_is_caught: TakeOverByMajority, TAKE_OVER_OF_5, ONE_RECORD_PER_NUMBER;
+    a_take_over_of_one_epoch_is_caught: TakeOverOfOneEpoch, TAKE_OVER_PLANNED, ONE_RECORD_PER_NUMBER;
+    a_take_over_that_asks_once_is_caught: TakeOverOnce, TAKE_OVER_TWICE, ONE_RECORD_PER_NUMBER;
     starts_compared_by_counter_are_caught: CounterCompared, RESTORED, ONE_RECORD_PER_NUMBER;
     a_start_that_too_few_have_met_is_caught: UnmetStart, CLONED, ONE_RECORD_PER_NUMBER;
     a_node_without_veto_is_caught: NoVeto, VETO, HEALTHY_IS_NOT_SEALED;

@@ -51,14 +51,14 @@ async fn wait_validators(
     Ok(labels)
 }
 
-/// Waits until a validator that was not there before votes in the place of `gone`, by the word of the
-/// chain itself; returns its label.
+/// Waits until a validator that was not among those `before` it went votes in the place of `gone`, by the
+/// word of the chain itself; returns its label.
 async fn replacement(
     cluster: &mut Cluster,
+    before: &[String],
     gone: &str,
     deadline: Duration,
 ) -> anyhow::Result<String> {
-    let before = cluster.validators().await?;
     let labels = wait_validators(
         cluster,
         &format!("{gone} to be replaced"),
@@ -94,12 +94,13 @@ async fn each_validator_in_turn_is_stopped_and_replaced() -> anyhow::Result<()> 
     let mut times = Vec::new();
     for round in 0..rounds(3, 40) {
         traffic.wait_for_more(10, AGAIN).await?;
-        let gone = cluster.validators().await?[round % 4].clone();
+        let before = cluster.validators().await?;
+        let gone = before[round % 4].clone();
         cluster.refresh().await?;
         let pid = cluster.pid(&gone)?;
         let begun = Instant::now();
         processes::signal(pid, Signal::TERM)?;
-        let new = replacement(&mut cluster, &gone, AGAIN).await?;
+        let new = replacement(&mut cluster, &before, &gone, AGAIN).await?;
         let took = begun.elapsed();
         println!("round {round}: {gone} stopped, {new} votes after {took:.1?}");
         ensure!(
@@ -129,10 +130,11 @@ async fn each_validator_in_turn_is_stopped_and_replaced() -> anyhow::Result<()> 
 async fn a_silent_validator_is_replaced_and_comes_back_as_no_validator() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(4).await?;
     let traffic = Load::start(&cluster.rpcs()?, 2).await?;
+    let before = cluster.validators().await?;
     let pid = cluster.pid("node3")?;
     let begun = Instant::now();
     processes::signal(pid, Signal::STOP)?;
-    let new = replacement(&mut cluster, "node3", AGAIN).await?;
+    let new = replacement(&mut cluster, &before, "node3", AGAIN).await?;
     let took = begun.elapsed();
     println!("MEASURED silent validator replaced: {new} votes after {took:.1?}");
     let spawned = told(&cluster, EventKind::Spawned).await?;
@@ -164,9 +166,10 @@ async fn a_crashed_validator_votes_again_and_one_that_loops_is_replaced() -> any
         );
         cluster.wait_healthy(4, START).await?;
     }
-    ensure!(!cluster.validators().await?.contains(&"node5".to_owned()));
+    let before = cluster.validators().await?;
+    ensure!(!before.contains(&"node5".to_owned()), "{before:?}");
     cluster.kill("node2").await?;
-    let new = replacement(&mut cluster, "node2", AGAIN).await?;
+    let new = replacement(&mut cluster, &before, "node2", AGAIN).await?;
     ensure!(new == "node5", "{new}");
     let acknowledged = traffic.stop().await?;
     wait_four(&cluster).await?;
