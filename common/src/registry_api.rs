@@ -564,7 +564,8 @@ pub struct NodeSelfStatus {
     /// Epoch of the planned record that waits for a block, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_epoch: Option<Epoch>,
-    /// Validators that this process saw sign two things in one place.
+    /// Validators that this process saw sign two things in one place; the authority's key, if it signed two
+    /// records of one number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub misbehaving: Vec<PublicKey>,
     /// Whether it is fetching blocks.

@@ -111,10 +111,10 @@ impl Runner {
     }
 
     /// Keeps who signed two things in one place, for whoever asks.
-    fn note_misbehaviour(&self, validator: PublicKey) {
+    pub(super) fn note_misbehaviour(&self, key: PublicKey) {
         self.status.send_if_modified(|status| {
             let room = status.misbehaving.len() < MAX_MEMBERS;
-            room && status.misbehaving.insert(validator)
+            room && status.misbehaving.insert(key)
         });
     }
 

@@ -55,6 +55,8 @@ impl Runner {
             Ok(format!("epoch {number} is in force"))
         } else if !self.is_authentic(&record) {
             Err("the record is not signed by the authority of this chain".to_owned())
+        } else if self.is_second(&record) {
+            Err(self.note_second(&record))
         } else if !self.tasks.is_empty() {
             Err("this node is busy with a draft or a record; send the record again".to_owned())
         } else {
@@ -72,6 +74,9 @@ impl Runner {
         token: MessageToken,
     ) {
         let known = record.record.number <= self.chain.head().validators.epoch();
+        if self.is_second(&record) && self.is_authentic(&record) {
+            tracing::error!(%from, "{}", self.note_second(&record));
+        }
         if known || !self.tasks.is_empty() {
             self.network.ignore(token);
         } else if self.is_authentic(&record) {
@@ -85,6 +90,23 @@ impl Runner {
     fn is_in_force(&self, record: &SignedRecord) -> bool {
         let hash = record.record.hash(&self.chain.spec().chain);
         self.chain.head().validators.record_hash() == hash
+    }
+
+    /// Whether it has the number of the record in force and is another one.
+    fn is_second(&self, record: &SignedRecord) -> bool {
+        record.record.number == self.chain.head().validators.epoch() && !self.is_in_force(record)
+    }
+
+    /// The authority signed one number twice, which one store never does: shows its key with those that
+    /// contradicted themselves. This node keeps to the record that it has.
+    fn note_second(&self, record: &SignedRecord) -> String {
+        if let Some(authority) = self.chain.spec().authority_key {
+            self.note_misbehaviour(authority);
+        }
+        format!(
+            "the authority signed two records of epoch {}: its key is in two stores. Stop all registries but one, and compare the membership of the nodes before anything else",
+            record.record.number
+        )
     }
 
     fn is_authentic(&self, record: &SignedRecord) -> bool {

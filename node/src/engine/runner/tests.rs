@@ -435,3 +435,22 @@ async fn who_signs_two_things_in_one_place_is_told() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn two_records_of_one_number_are_told() {
+    let mut bench = Bench::new().await;
+    let statements = [2, 3].map(|seed| bench.statement_of(seed, ballot(1)));
+    let [first, second] = [1, 2].map(|attempt| {
+        let draft = bench.draft(ballot(attempt), &statements, None);
+        bench.sign(&draft, ballot(attempt), &[2, 3, 5])
+    });
+    let in_force = first.record.hash(&bench.runner.chain.spec().chain);
+    bench.obeyed(Order::EpochRecord { record: first }).await;
+    let why = bench.refused(Order::EpochRecord { record: second }).await;
+    assert!(why.contains("two records of epoch 1"), "{why}");
+    let status = bench.runner.status.borrow().clone();
+    let authority = bench.runner.chain.spec().authority_key;
+    assert!(status.misbehaving.iter().eq(&authority), "{status:?}");
+    let validators = &bench.runner.chain.head().validators;
+    assert_eq!(validators.record_hash(), in_force, "the first one stays");
+}
