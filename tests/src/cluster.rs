@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::{
-    binaries, events,
+    binaries, calls, events,
     ports::{Ports, free_port},
     processes::{self, Process, Signal},
     setup::{HandNode, Options, states, take_turn},
@@ -260,12 +260,7 @@ impl Cluster {
     /// # Errors
     /// When it does not answer, or not with 200.
     pub async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let url = format!("{}{path}", self.registry_url());
-        let response = self.http.get(&url).send().await?;
-        let status = response.status();
-        let body = response.text().await?;
-        ensure!(status.is_success(), "{url} answered {status}: {body}");
-        serde_json::from_str(&body).with_context(|| format!("{url} answered {body}"))
+        calls::get(&self.http, &format!("{}{path}", self.registry_url())).await
     }
 
     /// `POST` to the registry with the admin token.
@@ -317,12 +312,7 @@ impl Cluster {
         token: Option<&str>,
     ) -> anyhow::Result<(reqwest::StatusCode, String)> {
         let url = format!("{}{path}", self.registry_url());
-        let mut request = self.http.post(&url).json(body);
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        let response = request.send().await?;
-        Ok((response.status(), response.text().await?))
+        calls::post(&self.http, &url, body, token).await
     }
 
     /// Every event that the registry keeps, oldest first.

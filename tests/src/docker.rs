@@ -18,7 +18,7 @@ use tempfile::{NamedTempFile, TempDir};
 use tokio::{process::Command, sync::OnceCell};
 
 use crate::{
-    binaries,
+    binaries, calls,
     cluster::CALL,
     ports::{Ports, SPAN},
     setup::{states, take_turn},
@@ -291,12 +291,7 @@ impl DockerCluster {
     /// # Errors
     /// When it does not answer, or not with 200.
     pub async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let url = format!("{}{path}", self.registry_url());
-        let response = self.http.get(&url).send().await?;
-        let status = response.status();
-        let body = response.text().await?;
-        ensure!(status.is_success(), "{url} answered {status}: {body}");
-        serde_json::from_str(&body).with_context(|| format!("{url} answered {body}"))
+        calls::get(&self.http, &format!("{}{path}", self.registry_url())).await
     }
 
     /// `POST` of the registry with the admin token; gives status and body.
@@ -312,9 +307,8 @@ impl DockerCluster {
             .exec("registry", &["axolotl-registry", "admin-token"])
             .await?;
         let url = format!("{}{path}", self.registry_url());
-        let request = self.http.post(url).bearer_auth(token.trim()).json(body);
-        let response = request.send().await?;
-        Ok((response.status().as_u16(), response.text().await?))
+        let (status, text) = calls::post(&self.http, &url, body, Some(token.trim())).await?;
+        Ok((status.as_u16(), text))
     }
 
     /// The registry's status.

@@ -7,6 +7,7 @@
 //! would be worth nothing otherwise.
 
 pub mod binaries;
+mod calls;
 pub mod checks;
 pub mod cluster;
 pub mod dice;
