@@ -74,6 +74,27 @@ own_temporary_directory() {
     chmod 711 "$TMPDIR"
     export TMPDIR
     trap leave_nothing EXIT
+    remove_ownerless
+}
+
+# Removes containers, volumes and networks of tests that were killed: their names hold the number of the
+# test's process.
+remove_ownerless() {
+    local name pid
+    while IFS= read -r name; do
+        [[ $name =~ ^axt([0-9]+)- ]] || continue
+        pid=${BASH_REMATCH[1]}
+        [[ ! -d /proc/$pid ]] || continue
+        # The registry first: it would replace what is removed before it.
+        docker rm -f "axt$pid-registry" >/dev/null 2>&1 || true
+        docker ps -aq --filter "label=org.axolotl.network=axt$pid-net" | xargs -r docker rm -f >/dev/null || true
+        docker volume ls -q --filter "name=axolotl_axt$pid-" | xargs -r docker volume rm -f >/dev/null || true
+        docker network rm "axt$pid-net" >/dev/null 2>&1 || true
+    done < <(docker network ls --format '{{.Name}}' --filter name=axt 2>/dev/null || true)
+    while IFS= read -r name; do
+        [[ $name =~ ^axt([0-9]+) && ! -d /proc/${BASH_REMATCH[1]} ]] || continue
+        ip netns delete "${name%% *}" 2>/dev/null || true
+    done < <(ip netns list 2>/dev/null || true)
 }
 
 leave_nothing() {
@@ -95,6 +116,7 @@ leave_nothing() {
         [[ $found == yes ]] || break
         sleep 0.1
     done
+    remove_ownerless
     rm -rf -- "${TMPDIR:?}"
     exit "$code"
 }
