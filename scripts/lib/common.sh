@@ -22,8 +22,9 @@ die() {
     exit 1
 }
 
-[[ $registry_port =~ ^[0-9]{1,5}$ ]] && ((10#$registry_port > 0 && 10#$registry_port < 65536)) ||
+if [[ ! $registry_port =~ ^[0-9]{1,5}$ ]] || ((10#$registry_port < 1 || 10#$registry_port > 65535)); then
     die "REGISTRY_PORT=$registry_port: expected a port, 1 to 65535"
+fi
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
