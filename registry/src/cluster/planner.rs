@@ -8,7 +8,7 @@
 //! 4. A failed validator is swapped for a level learner in one record. While one is failed, the
 //!    number of validators is never raised.
 //! 5. One change of the validators at a time, and none that would leave fewer living members than the
-//!    quorum of the new set, or that the old set cannot finalise.
+//!    quorum of the new set, or that the old set, by what was heard of it lately, cannot finalise.
 //! 6. A node that is there already, level or on its way, is used before another is spawned: one
 //!    replacement for one failure.
 //! 7. Fewer validators: followers before the leader, newest first.
@@ -22,7 +22,7 @@ use axolotl_common::{Member, NodeId};
 use super::{
     Now,
     instance::Origin,
-    survey::{Candidate, Condition, Place, SURPLUS_PATIENCE, Seat, Stage, Survey},
+    survey::{Candidate, Condition, NEWS_PATIENCE, Place, SURPLUS_PATIENCE, Seat, Stage, Survey},
 };
 
 /// How soon it is looked again whether an epoch that a recovery brought has finalised a block.
@@ -234,6 +234,10 @@ fn membership(survey: &Survey, now: Now, plan: &mut Plan) {
         )),
         None => change(survey, &victims, plan),
     }
+    // A change may wait for news of them: they beat again, or have failed.
+    if survey.voting_lately() < survey.voting() {
+        plan.look_at(now + NEWS_PATIENCE);
+    }
 }
 
 /// Whether the failure of a validator is no sign of the registry's own isolation.
@@ -413,10 +417,10 @@ fn refusal(survey: &Survey, members: &[Member]) -> Option<String> {
             "{living} of its {n} members would vote, {quorum} make its quorum"
         ));
     }
-    let (voting, needed) = (survey.voting(), survey.quorum_now());
+    let (voting, needed) = (survey.voting_lately(), survey.quorum_now());
     (voting < needed).then(|| {
         format!(
-            "{voting} of {} present validators vote, {needed} must finalise the change",
+            "{voting} of {} present validators vote, as heard lately; {needed} must finalise the change",
             survey.seats.len()
         )
     })

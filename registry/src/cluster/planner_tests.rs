@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use self::world::{Life, World};
 use super::super::{
     instance::Origin,
-    planner::{Action, may_leave, plan},
-    survey::Condition,
+    planner::{Action, Plan, may_leave, plan},
+    survey::{Condition, NEWS_PATIENCE, Stage},
 };
 
 /// Something that happens.
@@ -203,16 +203,42 @@ fn a_lost_quorum_signs_nothing_and_readies_replacements() {
     assert_eq!((world.spawned, world.pending.is_none()), (2, true));
     let lines = plan(&world.survey(), world.now).lines;
     assert!(
-        lines.iter().any(
-            |line| line.contains("2 of 4 present validators vote, 3 must finalise")
-                || line.contains("would vote")
-        ),
+        lines.iter().any(|line| line
+            .contains("2 of 4 present validators vote, as heard lately; 3 must")
+            || line.contains("would vote")),
         "{lines:?}"
     );
     // One of them comes back: the quorum of the old epoch gives its seat away.
     happen(&mut world, &Event::Back(1)).unwrap();
     happen(&mut world, &Event::Wait(100)).unwrap();
     assert!(world.is_whole(), "{:?}", world.set);
+}
+
+#[test]
+fn no_change_is_signed_on_old_news() {
+    let mut world = World::new(4, 10, true);
+    happen(&mut world, &Event::Stop(3)).unwrap();
+    while !matches!(world.survey().candidates.first(), Some(one) if one.stage == Stage::Ready) {
+        world.pass().unwrap();
+        world.elapse();
+    }
+    let proposes = |plan: &Plan| {
+        let of_change = |action: &Action| matches!(action, Action::Propose { .. });
+        plan.actions.iter().any(of_change)
+    };
+    // node3 may be silent as well: it is not known yet.
+    let mut survey = world.survey();
+    let planned = plan(&survey, world.now);
+    assert!(proposes(&planned), "{planned:?}");
+    survey.seats[2].lately = false;
+    let planned = plan(&survey, world.now);
+    assert!(!proposes(&planned), "{planned:?}");
+    let words = "2 of 4 present validators vote, as heard lately; 3 must finalise the change";
+    assert!(
+        planned.lines.iter().any(|line| line.contains(words)),
+        "{planned:?}"
+    );
+    assert_eq!(planned.next, Some(world.now + NEWS_PATIENCE));
 }
 
 #[test]

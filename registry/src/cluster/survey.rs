@@ -17,6 +17,8 @@ pub const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
 pub const START_PATIENCE: Duration = Duration::from_secs(5);
 /// A node that nobody needs is removed after this time.
 pub const SURPLUS_PATIENCE: Duration = Duration::from_secs(10);
+/// A change that waits for news of the validators is looked at again after this time.
+pub const NEWS_PATIENCE: Duration = Duration::from_secs(1);
 /// The registry counts as cut off when it has heard no member for the interval of heartbeats and
 /// this time.
 pub const SILENCE_SLACK: Duration = Duration::from_secs(2);
@@ -73,6 +75,8 @@ pub struct Seat {
     pub leads: bool,
     /// When it was last heard.
     pub heard: Option<Now>,
+    /// Whether what is known of it is no older than a heartbeat: its own word, or that of peers that reach it.
+    pub lately: bool,
     /// Whether its instance runs; `None` when no runtime of the registry runs it.
     pub running: Option<bool>,
 }
@@ -195,6 +199,13 @@ impl Survey {
             .iter()
             .filter(|seat| seat.condition.votes())
             .count()
+    }
+
+    /// Validators that are counted on by what was heard lately. Those that fell silent together are not all
+    /// known to have failed in the same moment.
+    pub fn voting_lately(&self) -> usize {
+        let counts = |seat: &&Seat| seat.lately && seat.condition.votes();
+        self.seats.iter().filter(counts).count()
     }
 
     /// Whether the registry hears no validator although the runtime says that at least one runs: then

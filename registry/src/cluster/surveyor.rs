@@ -162,6 +162,8 @@ impl State {
         let node = self.by_key(&member.public_key);
         let managed = node.and_then(|node| self.managed_of(&node.record));
         let verdict = node.and_then(|node| verdicts.get(&node.record.label));
+        let heard = node.and_then(|node| node.live.heard);
+        let silence = self.rules.heartbeat_interval + SILENCE_SLACK;
         Seat {
             number: node.map_or_else(
                 || member.node_id.number().unwrap_or_default(),
@@ -169,7 +171,9 @@ impl State {
             ),
             condition: self.condition(node, managed, verdict, now),
             leads: node.is_some_and(|node| self.leader.as_ref() == Some(&node.record.label)),
-            heard: node.and_then(|node| node.live.heard),
+            heard,
+            lately: heard.is_some_and(|at| now.saturating_sub(at) < silence)
+                || verdict.is_some_and(|verdict| verdict.state == NodeState::Unreachable),
             running: managed.map(|managed| managed.running.is_some()),
             member: member.clone(),
         }

@@ -105,12 +105,12 @@ impl<'a> Loss<'a> {
         wait::until("a block of a new epoch", deadline, async || {
             let mut records = self.cluster.membership().await?.records;
             records.retain(|signed| signed.record.number > self.epoch);
-            let Some(signed) = records.pop() else {
+            let of_kind = records.iter().find(|signed| signed.record.kind == kind);
+            let Some(signed) = of_kind else {
                 let said = self.cluster.status().await?.recovery;
-                anyhow::bail!("no record: {said:?}");
+                anyhow::bail!("no record of a {kind:?} among {records:?}: {said:?}");
             };
-            let (record, head) = (signed.record, client.block_number().await?);
-            ensure!(record.kind == kind, "{:?} was recorded", record.kind);
+            let (record, head) = (signed.record.clone(), client.block_number().await?);
             ensure!(
                 head > record.base_height.0,
                 "{witness} is at {head}, epoch {} begins above {}",

@@ -184,6 +184,7 @@ impl World {
             condition: self.condition(*number),
             leads: self.set.first() == Some(number),
             heard: (!self.deaf && self.speaks(*number)).then_some(self.now),
+            lately: !self.deaf && self.speaks(*number),
             running: Some(self.nodes.get(number).is_some_and(runs)),
         });
         let mut candidates: Vec<Candidate> = self
@@ -305,7 +306,10 @@ impl World {
         });
         for members in proposals {
             prop_assert!(self.pending.is_none(), "a second change in flight");
-            prop_assert!(survey.voting() >= self.quorum(), "nobody can finalise it");
+            prop_assert!(
+                survey.voting_lately() >= self.quorum(),
+                "nobody can finalise it"
+            );
             let lives = |key: &PublicKey| {
                 let seats = &mut survey.seats.iter();
                 let seat = seats.find(|seat| seat.member.public_key == *key);
