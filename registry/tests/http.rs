@@ -335,7 +335,7 @@ async fn labels_leaders_and_volumes_are_kept_apart() {
         "--health-check-interval",
         "100ms",
         "--unhealthy-after",
-        "600ms",
+        "3s",
     ];
     let registry = TestRegistry::start(dir.path(), &flags).await;
     let api = registry.api();

@@ -201,7 +201,7 @@ async fn a_silent_validator_is_swapped_for_a_standby_and_a_raise_waits() {
         "--scale-interval",
         "100ms",
         "--unhealthy-after",
-        "600ms",
+        "3s",
         "--health-check-interval",
         "200ms",
     ];

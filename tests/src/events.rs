@@ -7,7 +7,9 @@ use axolotl_common::registry_api::{Event, EventKind};
 
 /// Times of events are compared within one.
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// A stream that gives nothing for this long has given everything.
+/// Most time for the first event: there is one of the registry's own start.
+const FIRST: Duration = Duration::from_secs(10);
+/// A stream that gives nothing more for this long has given everything.
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// Everything that `GET /events` gives at once, oldest first.
@@ -22,9 +24,12 @@ pub async fn read(http: &reqwest::Client, registry: &str) -> anyhow::Result<Vec<
         response.status()
     );
     let mut text = Vec::new();
-    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(SILENCE, response.chunk()).await {
+    let mut patience = FIRST;
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(patience, response.chunk()).await {
         text.extend_from_slice(&chunk);
+        patience = SILENCE;
     }
+    ensure!(!text.is_empty(), "/events gave nothing within {FIRST:?}");
     let text = String::from_utf8(text).context("events are UTF-8")?;
     // The stream goes on: what follows the last empty line is not complete.
     let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);

@@ -373,5 +373,6 @@ fn adding_is_fast() {
     assert_eq!(drain(pool.best(BASE_FEE)).len(), 2_000);
     let taken = txs.len() as f64 / begun.elapsed().as_secs_f64();
     eprintln!("{added:.0} added/s, {taken:.0} handed out/s");
-    assert!(added > 5_000.0 && taken > 5_000.0, "{added:.0} {taken:.0}");
+    // Far below what it does: something quadratic.
+    assert!(added > 500.0 && taken > 500.0, "{added:.0} {taken:.0}");
 }

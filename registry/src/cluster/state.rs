@@ -428,7 +428,7 @@ impl State {
     }
 
     /// Newest time at which a node that is itself heard said that it reaches each key.
-    fn reached(&self, now: Now) -> BTreeMap<PublicKey, Now> {
+    pub(super) fn reached(&self, now: Now) -> BTreeMap<PublicKey, Now> {
         let mut reached = BTreeMap::new();
         for node in self.nodes.values() {
             let Some((at, beat)) = &node.live.beat else {

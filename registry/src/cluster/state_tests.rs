@@ -51,6 +51,10 @@ fn state(n: u8) -> State {
 }
 
 fn beat(state: &mut State, now: Now, i: u8, height: u64) {
+    beat_reaching(state, now, i, height, &[]);
+}
+
+fn beat_reaching(state: &mut State, now: Now, i: u8, height: u64, others: &[u8]) {
     let beat = Heartbeat {
         node_id: NodeId::numbered(i.into()),
         incarnation: 0,
@@ -60,7 +64,7 @@ fn beat(state: &mut State, now: Now, i: u8, height: u64) {
         leader: None,
         tx_pool_size: 0,
         peers: 0,
-        reachable: Vec::new(),
+        reachable: others.iter().map(|other| key(*other).public()).collect(),
         syncing: false,
         last_commit_age_ms: None,
         voting: true,
@@ -110,4 +114,26 @@ fn a_liar_does_not_keep_a_learner_from_being_level() {
     assert!(!level(&state));
     beat(&mut state, AT + Duration::from_secs(1), 5, 96);
     assert!(level(&state));
+}
+
+#[test]
+fn news_of_a_validator_is_its_own_word_or_that_of_peers_and_grows_old() {
+    let mut state = state(4);
+    let at = |seconds| AT + Duration::from_secs(seconds);
+    for i in 1..=4 {
+        beat(&mut state, at(0), i, 1);
+    }
+    beat_reaching(&mut state, at(5), 1, 1, &[3]);
+    // A heartbeat comes every 5 s, and may be 2 s late.
+    let table = [
+        (6, [true, true, true, true]),
+        (8, [true, false, true, false]),
+        (13, [false, false, false, false]),
+    ];
+    for (seconds, expected) in table {
+        let survey = state.survey(at(seconds), None);
+        let lately: Vec<bool> = survey.seats.iter().map(|seat| seat.lately).collect();
+        assert_eq!(lately, expected, "after {seconds} s");
+        assert_eq!(survey.voting(), 4, "none has failed after {seconds} s");
+    }
 }

@@ -46,11 +46,20 @@ impl State {
     /// What the planner looks at.
     pub fn survey(&self, now: Now, obstacle: Option<String>) -> Survey {
         let verdicts = self.verdicts(now);
+        let reached = self.reached(now);
         let chain = self.chain.as_ref();
         let seats: Vec<Seat> = chain
             .iter()
             .flat_map(|chain| chain.validators.members())
-            .map(|member| self.seat(member, &verdicts, now))
+            .map(|member| {
+                let seat = self.seat(member, &verdicts, now);
+                let peers = reached.get(&member.public_key).copied();
+                let lately = seat
+                    .heard
+                    .max(peers)
+                    .is_some_and(|at| self.is_news(at, now));
+                Seat { lately, ..seat }
+            })
             .collect();
         let mut candidates = self.candidates(&verdicts, now);
         // Level ones first, then those that are never removed, then by number.
@@ -99,7 +108,6 @@ impl State {
             survey.obstacle.clone()
         };
         let candidate = |label: &NodeId| survey.candidates.iter().find(|c| c.label == *label);
-        let silence = self.rules.heartbeat_interval + SILENCE_SLACK;
         let verdicts = self.verdicts(now);
         let mut nodes = BTreeMap::new();
         for (label, node) in &self.nodes {
@@ -110,11 +118,12 @@ impl State {
             }
             let state = verdicts.get(label).map(|verdict| verdict.state);
             let candidate = candidate(label);
-            let heard = |at: Now| now.saturating_sub(at) < silence;
+            let heard = |at: Now| self.is_news(at, now);
             let facts = Facts {
                 member: node.record.as_member(),
                 stream: node.live.stream,
-                heard: node.live.heard.is_some_and(heard),
+                // A node that has registered has not said yet whether it can answer for its votes.
+                heard: beat.is_some() && node.live.heard.is_some_and(heard),
                 live: matches!(
                     state,
                     Some(NodeState::Healthy | NodeState::Syncing | NodeState::Unreachable)
@@ -158,12 +167,15 @@ impl State {
         }
     }
 
+    /// Whether what was heard at a time is no older than a heartbeat.
+    fn is_news(&self, at: Now, now: Now) -> bool {
+        now.saturating_sub(at) < self.rules.heartbeat_interval + SILENCE_SLACK
+    }
+
     fn seat(&self, member: &Member, verdicts: &Verdicts, now: Now) -> Seat {
         let node = self.by_key(&member.public_key);
         let managed = node.and_then(|node| self.managed_of(&node.record));
         let verdict = node.and_then(|node| verdicts.get(&node.record.label));
-        let heard = node.and_then(|node| node.live.heard);
-        let silence = self.rules.heartbeat_interval + SILENCE_SLACK;
         Seat {
             number: node.map_or_else(
                 || member.node_id.number().unwrap_or_default(),
@@ -171,9 +183,8 @@ impl State {
             ),
             condition: self.condition(node, managed, verdict, now),
             leads: node.is_some_and(|node| self.leader.as_ref() == Some(&node.record.label)),
-            heard,
-            lately: heard.is_some_and(|at| now.saturating_sub(at) < silence)
-                || verdict.is_some_and(|verdict| verdict.state == NodeState::Unreachable),
+            heard: node.and_then(|node| node.live.heard),
+            lately: false,
             running: managed.map(|managed| managed.running.is_some()),
             member: member.clone(),
         }

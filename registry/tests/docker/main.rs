@@ -135,7 +135,7 @@ async fn a_paused_container_runs_and_can_be_stopped() {
     let begin = Instant::now();
     bench.runtime.stop(&instance).await.unwrap();
     assert!(
-        begin.elapsed() < Duration::from_secs(12),
+        begin.elapsed() < Duration::from_secs(30),
         "{:?}",
         begin.elapsed()
     );
