@@ -287,7 +287,8 @@ async fn an_engine_that_is_away_is_said_and_waited_for() -> anyhow::Result<()> {
         cluster.get::<serde_json::Value>("/readyz").await.is_err(),
         "it is ready"
     );
-    // Nobody sees how it ended: it is started again. And a fifth is wanted meanwhile.
+    // Whether the engine tells later how it ended depends on who asks first: it is started again, or
+    // replaced. And a fifth is wanted meanwhile.
     cluster.do_to(&["kill"], "node4").await?;
     let (status, answer) = cluster
         .post("/scale", &serde_json::json!({ "target_nodes": 5 }))
@@ -301,10 +302,9 @@ async fn an_engine_that_is_away_is_said_and_waited_for() -> anyhow::Result<()> {
     let labels = cluster
         .settled("five validators", |now| now.len() == 5)
         .await?;
-    ensure!(
-        labels == ["node1", "node2", "node3", "node4", "node5"],
-        "{labels:?}"
-    );
+    let (old, new) = labels.split_at(3);
+    let spared = new == ["node4", "node5"] || new == ["node5", "node6"];
+    ensure!(old == ["node1", "node2", "node3"] && spared, "{labels:?}");
     cluster.nothing_lost(traffic).await?;
     cluster.finish().await
 }

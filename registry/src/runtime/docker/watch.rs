@@ -38,6 +38,7 @@ pub(super) async fn run(inner: Arc<Inner>, changes: mpsc::Sender<Change>) {
     let mut watcher = Watcher {
         inner,
         changes: changes.clone(),
+        first: 0,
         last: 0,
         taken: Taken::default(),
         pause: FIRST_PAUSE,
@@ -60,7 +61,10 @@ pub(super) async fn run(inner: Arc<Inner>, changes: mpsc::Sender<Change>) {
 struct Watcher {
     inner: Arc<Inner>,
     changes: mpsc::Sender<Change>,
-    /// When the newest event happened that was taken in, in nanoseconds since 1970.
+    /// When the first event happened that was taken in, in nanoseconds since 1970. What was before it is of
+    /// no interest: it may be of another chain under the same names.
+    first: i64,
+    /// The same of the newest event.
     last: i64,
     taken: Taken,
     pause: Duration,
@@ -82,6 +86,11 @@ impl Taken {
         }
         new
     }
+}
+
+/// From when on events are asked for again after a break, given the first and the newest that were taken in.
+fn missed_since(first: i64, last: i64) -> Option<i64> {
+    (last > 0).then(|| first.max(last - OVERLAP))
 }
 
 impl Watcher {
@@ -109,8 +118,7 @@ impl Watcher {
         ];
         let options = EventsOptions {
             // After a short break of the connection the engine still knows what was missed.
-            since: (self.last > OVERLAP).then(|| {
-                let since = self.last - OVERLAP;
+            since: missed_since(self.first, self.last).map(|since| {
                 let (s, ns) = (since / 1_000_000_000, since % 1_000_000_000);
                 format!("{s}.{ns:09}")
             }),
@@ -171,6 +179,9 @@ impl Watcher {
         if !self.taken.is_new(at, &id, &action) {
             return;
         }
+        if self.first == 0 {
+            self.first = at;
+        }
         self.last = self.last.max(at);
         let told = self.inner.lives().take(&id, &action, &attributes, at);
         tracing::debug!(%node, action, container = id, ?told, "an event of the engine");
@@ -212,6 +223,15 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_before_the_first_event_is_not_asked_for() {
+        assert_eq!(missed_since(0, 0), None);
+        let first = 7 * OVERLAP;
+        for (last, since) in [(0, first), (1, first), (OVERLAP + 1, first + 1)] {
+            assert_eq!(missed_since(first, first + last), Some(since), "{last}");
+        }
+    }
 
     #[test]
     fn an_event_counts_once_in_whatever_order_it_comes() {
