@@ -506,6 +506,9 @@ pub mod problem {
     pub const CLOCK: &str = "/problems/clock";
     /// The caller's request was seen before, or is older than one that was.
     pub const REPLAY: &str = "/problems/replay";
+    /// Another process has the caller's key: it lives, or was started after the caller. The caller must not
+    /// vote.
+    pub const OTHER_PROCESS: &str = "/problems/other-process";
     /// The caller belongs to another chain than the registry's.
     pub const OTHER_CHAIN: &str = "/problems/other-chain";
     /// The registry's store is empty although a chain exists.

@@ -14,7 +14,9 @@ use axolotl_common::{
     signed_request::MAX_CLOCK_SKEW_MS,
 };
 use reqwest::Method;
-use support::{Calls, TestRegistry, beat, key, next_counter, now_ms, request, wait_for};
+use support::{
+    Calls, TestRegistry, beat, key, next_counter, now_ms, request, unhealthy_after, wait_for,
+};
 
 async fn registry() -> (tempfile::TempDir, TestRegistry, Calls) {
     let dir = tempfile::tempdir().unwrap();
@@ -331,13 +333,7 @@ async fn malformed_calls_are_problems() {
 #[tokio::test(flavor = "multi_thread")]
 async fn labels_leaders_and_volumes_are_kept_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let flags = [
-        "--health-check-interval",
-        "100ms",
-        "--unhealthy-after",
-        "3s",
-    ];
-    let registry = TestRegistry::start(dir.path(), &flags).await;
+    let registry = TestRegistry::start(dir.path(), &unhealthy_after("3s")).await;
     let api = registry.api();
     api.register_all(2).await;
     let with = |i: u8, f: &dyn Fn(&mut RegisterRequest)| {
@@ -366,9 +362,9 @@ async fn labels_leaders_and_volumes_are_kept_apart() {
         .register(&key(2), &with(2, &|r| r.incarnation = 5))
         .await;
     assert_eq!(back.status, 200);
-    api.register(&key(2), &with(2, &|r| r.incarnation = 4))
-        .await
-        .problem(409);
+    let older = with(2, &|r| r.incarnation = 4);
+    let refused = api.register(&key(2), &older).await.problem(409);
+    assert_eq!(refused.kind, problem::OTHER_PROCESS);
 
     // node2 falls silent; its label with a new key is a wiped volume, and gets a new number.
     wait_for("node2 failed", || async {

@@ -8,11 +8,14 @@ use axolotl_common::{
     recovery::{Ballot, RegistryStart, StartId},
     registry_api::{
         ControlAnswer, MAX_ANSWER_BYTES, MembershipResponse, RecoveryAnswer, RegisterRequest,
-        RegisterResponse,
+        RegisterResponse, problem,
     },
 };
 use reqwest::Method;
-use support::{Answer, Calls, TestRegistry, beat, key, next_counter, now_ms, request, wait_for};
+use support::{
+    Answer, Calls, TestRegistry, beat, key, next_counter, now_ms, request, unhealthy_after,
+    wait_for,
+};
 
 async fn recover(api: &Calls, body: &str) -> Answer {
     let token = std::fs::read_to_string(&api.admin_token).unwrap();
@@ -78,13 +81,7 @@ async fn an_operators_word_is_refused_with_the_arithmetic() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_quorum_is_shown_with_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
-    let flags = [
-        "--health-check-interval",
-        "100ms",
-        "--unhealthy-after",
-        "300ms",
-    ];
-    let registry = TestRegistry::start(dir.path(), &flags).await;
+    let registry = TestRegistry::start(dir.path(), &unhealthy_after("300ms")).await;
     let api = registry.api();
     api.register_all(4).await;
     let shown = wait_for("a recovery in /status", || async {
@@ -219,8 +216,10 @@ async fn answers_are_bounded_and_a_key_runs_once() {
         ..request(1)
     };
     for other in [&second, &copied] {
-        let refused = api.register(&key(1), other).await.problem(409).detail;
-        assert!(refused.contains("alive in another process"), "{refused}");
+        let refused = api.register(&key(1), other).await.problem(409);
+        assert_eq!(refused.kind, problem::OTHER_PROCESS);
+        let why = refused.detail;
+        assert!(why.contains("alive in another process"), "{why}");
     }
     assert_eq!(api.register(&key(1), &request(1)).await.status, 200);
     // A restart closes its stream, and is let in at once.

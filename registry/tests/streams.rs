@@ -13,7 +13,7 @@ use axolotl_common::{
     },
 };
 use reqwest::Method;
-use support::{Calls, TestRegistry, beat, key, next_counter, now_ms, wait_for};
+use support::{Calls, TestRegistry, beat, key, next_counter, now_ms, unhealthy_after, wait_for};
 
 async fn registry() -> (tempfile::TempDir, TestRegistry, Calls) {
     let dir = tempfile::tempdir().unwrap();
@@ -234,13 +234,7 @@ async fn a_registry_on_an_older_store_is_heard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_is_noticed_at_its_deadline() {
     let dir = tempfile::tempdir().unwrap();
-    let flags = [
-        "--health-check-interval",
-        "100ms",
-        "--unhealthy-after",
-        "400ms",
-    ];
-    let registry = TestRegistry::start(dir.path(), &flags).await;
+    let registry = TestRegistry::start(dir.path(), &unhealthy_after("400ms")).await;
     let api = registry.api();
     api.register_all(2).await;
     api.beat(&key(1), &beat(1, 1, 1)).await;

@@ -18,8 +18,7 @@ use axolotl_tests::{
     cluster::{CALL, START},
     files::copy_tree,
     loss::{self, AGAIN, Timeline, words},
-    processes::{self, Signal},
-    wait,
+    processes, wait,
 };
 
 /// The record of the epoch in force.
@@ -212,6 +211,7 @@ async fn a_second_process_with_one_key_is_refused() -> anyhow::Result<()> {
         this.votes(&key, 2).await
     })
     .await?;
+    let signed = checks::highest_signed(&twin.data)?;
     // The first start has the same number of starts as the original, the second a higher one.
     for _ in 0..2 {
         let before = refusals(&hands);
@@ -223,14 +223,15 @@ async fn a_second_process_with_one_key_is_refused() -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
-        // It does no harm, whether it has found out yet by a vote of its key or is still fetching blocks.
         traffic.wait_for_more(20, AGAIN).await?;
-        let url = format!("http://127.0.0.1:{}/status", twin.http);
-        let own = this.cluster.own_status_at(&url).await?;
-        println!("the twin votes: {}, unfit: {:?}", own.voting, own.unfit);
-        processes::signal(pid, Signal::TERM)?;
+        // It ends by itself, and says why.
         processes::wait_gone(pid).await?;
+        let log = log_of(&hands, "twin");
+        let last = log.lines().last().unwrap_or_default();
+        ensure!(last.contains("does not take this node"), "{last}");
     }
+    // It has signed nothing.
+    ensure!(checks::highest_signed(&twin.data)? == signed);
     let status = hands.cluster.wait_healthy(4, START).await?;
     ensure!(
         status.nodes.len() == 4 && status.plan.is_empty(),

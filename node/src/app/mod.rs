@@ -180,6 +180,13 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     let Some(chain) = open_chain(&config, &spec, genesis_diff, &readiness, &shutdown).await? else {
         return finish(&data);
     };
+    if let Some(registry) = &registry {
+        let genesis = &spec.genesis;
+        let alone = registry.await_own_key(&label, genesis, &readiness, &shutdown);
+        if !alone.await? {
+            return finish(&data);
+        }
+    }
     let (log, report) = ConsensusLog::open(&data.consensus_dir())?;
     let unfit = fitness(&data, &report)?;
     if let Some(reason) = &unfit {

@@ -1,7 +1,8 @@
 //! The node's dealings with its registry: being admitted, reporting, taking orders.
 //!
-//! The registry is needed to join and to heal, never to order transactions: nothing here stops a
-//! node that knows its chain.
+//! The registry is needed to join and to heal, never to order transactions: nothing that it does not say
+//! stops a node that knows its chain. What it says stops one in two cases only: an order, and that another
+//! process has this node's key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,9 +27,9 @@ use crate::{
     config::{Config, RegistrySettings},
     engine::follows_a_seal,
     registry_client::{
-        Presence, PresenceUpdate, RegistryClient,
+        CallError, Presence, PresenceUpdate, RegistryClient,
         control::{self, OrderContext, ReceivedOrder},
-        register_until_genesis,
+        register_until_alone, register_until_genesis,
     },
     storage::DataDir,
 };
@@ -133,10 +134,30 @@ impl Registry {
         let outcome =
             register_until_genesis(&self.client, self.request(label, known), progress, shutdown)
                 .await
-                .with_context(|| {
-                    format!("the registry {} does not take this node", self.settings.url)
-                })?;
+                .with_context(|| self.not_taken())?;
         Ok(outcome.map(|outcome| (outcome.genesis, outcome.response.node_id)))
+    }
+
+    /// Waits while another process has this node's key; `false` when asked to stop before.
+    pub(super) async fn await_own_key(
+        &self,
+        label: &NodeId,
+        genesis: &GenesisDocument,
+        readiness: &watch::Sender<Readiness>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        let request = self.request(Some(label.clone()), Some(genesis));
+        let progress = |error: &CallError| {
+            tracing::warn!("this process waits and does not vote: {error}");
+            readiness.send_replace(Readiness::Starting(error.to_string()));
+        };
+        register_until_alone(&self.client, &request, progress, shutdown)
+            .await
+            .with_context(|| self.not_taken())
+    }
+
+    fn not_taken(&self) -> String {
+        format!("the registry {} does not take this node", self.settings.url)
     }
 
     /// Stays registered, reports, and takes orders, until `shutdown`.
@@ -161,10 +182,10 @@ impl Registry {
             prompt: Arc::clone(&prompt),
             admitted,
         };
-        let shutdown = report.shutdown.clone();
+        let (registry, shutdown) = (Arc::clone(&this), report.shutdown.clone());
         tasks.spawn(async move {
-            presence.run(shutdown).await;
-            Ok(())
+            let outcome = presence.run(shutdown).await;
+            outcome.with_context(|| registry.not_taken())
         });
         tasks.spawn(listen(told));
         let registered = Arc::new(report.registered);

@@ -29,7 +29,10 @@ use reqwest::{Method, Response, StatusCode, Url, header};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 
-pub use presence::{Backoff, Presence, PresenceUpdate, RegisterOutcome, register_until_genesis};
+pub use presence::{
+    Backoff, Presence, PresenceUpdate, RegisterOutcome, register_until_alone,
+    register_until_genesis,
+};
 
 /// A call, connecting included, must be answered in this time.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,6 +70,11 @@ impl CallError {
     /// Whether the registry does not know this node (any more): it must register.
     pub fn unknown_node(&self) -> bool {
         matches!(self, Self::Refused(problem) if problem.kind == problem::UNKNOWN_NODE)
+    }
+
+    /// Whether another process has this node's key: this one must not vote.
+    pub fn other_process(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.kind == problem::OTHER_PROCESS)
     }
 }
 

@@ -10,7 +10,7 @@ use axolotl_common::{
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const FORMING_INTERVAL: Duration = Duration::from_millis(500);
 /// A refusal that no retry will change is tried again this seldom.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(30);
+/// A process whose key another one has gives up after this time. One that is gone is taken for alive for a
+/// heartbeat and two seconds at most, and only while its connection was not seen to end.
+const OTHER_PROCESS_PATIENCE: Duration = Duration::from_secs(15);
 /// Shortest pause between heartbeats, whatever the registry asks for and however much changes.
 const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest pause between heartbeats, whatever the registry asks for.
@@ -128,6 +131,42 @@ pub async fn register_until_genesis(
     }
 }
 
+/// Registers until no other process has this node's key, before the node does anything in its name.
+///
+/// `progress` hears what is waited for. `false` when `shutdown` came first. Whatever else the registry says,
+/// and its silence, is no reason to wait: a node that knows its chain needs no registry.
+///
+/// # Errors
+/// The refusal, when it stood for [`OTHER_PROCESS_PATIENCE`].
+pub async fn register_until_alone(
+    client: &RegistryClient,
+    request: &RegisterRequest,
+    progress: impl Fn(&CallError) + Send,
+    shutdown: &CancellationToken,
+) -> Result<bool, CallError> {
+    let mut backoff = Backoff::new(client.public_key());
+    let begun = Instant::now();
+    loop {
+        let answer = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(false),
+            answer = client.register(request) => answer,
+        };
+        let Some(error) = answer.err().filter(CallError::other_process) else {
+            return Ok(true);
+        };
+        if begun.elapsed() >= OTHER_PROCESS_PATIENCE {
+            return Err(error);
+        }
+        progress(&error);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(false),
+            () = sleep(backoff.next()) => {}
+        }
+    }
+}
+
 /// What the registry told.
 #[derive(Clone, Debug)]
 pub enum PresenceUpdate {
@@ -163,26 +202,33 @@ where
     H: FnMut(u64) -> Heartbeat + Send,
 {
     /// Runs until `shutdown`. Failures are retried for ever: the node does not need the registry.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// The refusal, when another process has had this node's key for [`OTHER_PROCESS_PATIENCE`]: of two,
+    /// one must end.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), CallError> {
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => {}
-            () = self.work() => {}
+            () = shutdown.cancelled() => Ok(()),
+            error = self.work() => Err(error),
         }
     }
 
-    async fn work(&mut self) {
+    async fn work(&mut self) -> CallError {
         let mut backoff = Backoff::new(self.client.public_key());
         let mut seq = 0;
         loop {
-            let interval = self.register(&mut backoff).await;
-            self.beat(&mut backoff, &mut seq, interval).await;
+            match self.register(&mut backoff).await {
+                Ok(interval) => self.beat(&mut backoff, &mut seq, interval).await,
+                Err(error) => return error,
+            }
         }
     }
 
     /// Registers; returns the pause between heartbeats.
-    async fn register(&mut self, backoff: &mut Backoff) -> Duration {
+    async fn register(&mut self, backoff: &mut Backoff) -> Result<Duration, CallError> {
         let mut warned = false;
+        let mut second_since = None;
         loop {
             let request = (self.request)();
             match self.client.register(&request).await {
@@ -193,7 +239,15 @@ where
                     tracing::info!(node = %response.node_id, "registered: {}", response.message);
                     self.admitted.send_replace(true);
                     self.tell(PresenceUpdate::Registered(Box::new(response)));
-                    return self.interval.unwrap_or(wished);
+                    return Ok(self.interval.unwrap_or(wished));
+                }
+                Err(error) if error.other_process() => {
+                    let since = *second_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= OTHER_PROCESS_PATIENCE {
+                        return Err(error);
+                    }
+                    tracing::warn!(%error, "the registry does not take this node: {error}");
+                    sleep(backoff.next()).await;
                 }
                 Err(error) if error.retryable() => {
                     if !std::mem::replace(&mut warned, true) {

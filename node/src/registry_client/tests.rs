@@ -265,7 +265,11 @@ async fn a_forgotten_node_registers_again_and_its_heartbeats_go_on() {
     }
     assert!(*admission.borrow());
     shutdown.cancel();
-    tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     let beats = fake.0.lock().unwrap().beats.clone();
     assert!(beats.is_sorted() && beats.len() >= 2, "{beats:?}");
 }
@@ -317,7 +321,11 @@ async fn a_change_is_told_at_once_and_not_with_the_next_turn() {
         prompt.notify_one();
     }
     shutdown.cancel();
-    tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,8 @@ struct Mind {
     token: Option<String>,
     /// Refuses every node as one of another chain.
     other_chain: bool,
+    /// Says of every node that another process has its key.
+    other_process: bool,
     /// Hands out this genesis instead of one with the caller as its only validator.
     genesis: Option<Value>,
     registered: usize,
@@ -159,6 +161,10 @@ async fn register(State(mind): Shared, uri: Uri, headers: HeaderMap, body: Bytes
     if mind.other_chain {
         let detail = "the node belongs to another chain than this registry".to_owned();
         return refusal(StatusCode::CONFLICT, problem::OTHER_CHAIN, detail);
+    }
+    if mind.other_process {
+        let detail = "the node is alive in another process".to_owned();
+        return refusal(StatusCode::CONFLICT, problem::OTHER_PROCESS, detail);
     }
     let request: RegisterRequest = match serde_json::from_slice(&body) {
         Ok(request) => request,
@@ -381,5 +387,39 @@ async fn a_registry_of_another_chain_changes_nothing() -> anyhow::Result<()> {
     node.ready().await?;
     node.goes_on(3).await?;
     node.stop(&solo.data).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_waits_while_another_process_has_its_key() -> anyhow::Result<()> {
+    let home = tempfile::tempdir()?;
+    let solo = Solo::new(home.path())?;
+    let mind = Mind {
+        other_process: true,
+        ..Mind::default()
+    };
+    let registry = Registry::start(0, mind).await?;
+    let start = || solo.start().env("REGISTRY_URL", registry.url()).spawn();
+    // It can be stopped while it waits, and has signed nothing.
+    let node = start()?;
+    node.waits_for("alive in another process").await?;
+    assert!(!node.log().contains("consensus begins"), "{}", node.log());
+    node.stop(&solo.data).await?;
+
+    // The other one ends: it goes on.
+    let node = start()?;
+    node.waits_for("alive in another process").await?;
+    registry.change(|mind| mind.other_process = false);
+    node.ready().await?;
+    node.goes_on(3).await?;
+    node.stop(&solo.data).await?;
+
+    // The other one stays, or was started later: this one ends.
+    registry.change(|mind| mind.other_process = true);
+    let words = ["does not take this node", "alive in another process"];
+    solo.start()
+        .env("REGISTRY_URL", registry.url())
+        .refuses(1, &words)
+        .await?;
     Ok(())
 }

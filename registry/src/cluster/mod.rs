@@ -38,6 +38,9 @@ pub const MAX_REPORTED_PEERS: usize = 256;
 /// Longest free text in a request, bytes.
 pub const MAX_TEXT_LEN: usize = 1_024;
 
+/// What was heard within the interval of heartbeats and this time is news.
+const SILENCE_SLACK: Duration = Duration::from_secs(2);
+
 /// Settings that the rules depend on.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -62,4 +65,11 @@ pub struct Rules {
     pub trust: recovery::Trust,
     /// Whether keys that are not known register without the join token.
     pub open_registration: bool,
+}
+
+impl Rules {
+    /// Whether what was heard at a time is no older than a heartbeat, with some slack.
+    pub fn is_news(&self, at: Now, now: Now) -> bool {
+        now.saturating_sub(at) < self.heartbeat_interval + SILENCE_SLACK
+    }
 }

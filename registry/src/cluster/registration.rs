@@ -18,7 +18,6 @@ use axolotl_common::{
 use super::{
     MAX_ADDRESS_LEN, MAX_ADDRESSES, MAX_NODE_NUMBER, MAX_NODES_KNOWN, MAX_VERSION_LEN, Now,
     state::{NodeRecord, State},
-    survey::SILENCE_SLACK,
 };
 
 /// Why a node's call is refused.
@@ -62,7 +61,8 @@ pub enum Refusal {
     /// Another incarnation than the registered one.
     #[error(
         "incarnation {got} is not {known}, the one that is registered; a lower one means that \
-         the data directory was rolled back, a higher one must register first"
+         the data directory was rolled back, or is a copy: wipe it to let the node join anew; a higher one \
+         must register first"
     )]
     Incarnation {
         /// Value in the call.
@@ -213,8 +213,7 @@ impl State {
                     });
                 }
                 // A restart closes its stream first; one that is open and silent says nothing.
-                let silence = self.rules.heartbeat_interval + SILENCE_SLACK;
-                let heard = |at: Now| now.saturating_sub(at) < silence;
+                let heard = |at: Now| self.rules.is_news(at, now);
                 if is_another(old, request)
                     && node.live.stream != 0
                     && node.live.heard.is_some_and(heard)

@@ -19,9 +19,6 @@ pub const START_PATIENCE: Duration = Duration::from_secs(5);
 pub const SURPLUS_PATIENCE: Duration = Duration::from_secs(10);
 /// A change that waits for news of the validators is looked at again after this time.
 pub const NEWS_PATIENCE: Duration = Duration::from_secs(1);
-/// The registry counts as cut off when it has heard no member for the interval of heartbeats and
-/// this time.
-pub const SILENCE_SLACK: Duration = Duration::from_secs(2);
 
 /// How a validator stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,13 +208,9 @@ impl Survey {
     /// Whether the registry hears no validator although the runtime says that at least one runs: then
     /// it is the registry that is cut off.
     pub fn is_isolated(&self, now: Now) -> bool {
-        let silence = self.rules.heartbeat_interval + SILENCE_SLACK;
-        let heard = |seat: &Seat| {
-            seat.heard
-                .is_some_and(|at| now.saturating_sub(at) < silence)
-        };
+        let heard = |seat: &Seat| seat.heard.is_some_and(|at| self.rules.is_news(at, now));
         !self.seats.is_empty()
-            && now >= silence
+            && !self.rules.is_news(Now::ZERO, now)
             && self.seats.iter().any(|seat| seat.running == Some(true))
             && !self.seats.iter().any(heard)
     }

@@ -24,7 +24,7 @@ use super::{
     planner::{self, Plan},
     recovery::{Facts, Seen},
     state::{Leaving, Node, NodeRecord, State},
-    survey::{Candidate, Condition, Forming, LEVEL_FOR, Place, SILENCE_SLACK, Seat, Stage, Survey},
+    survey::{Candidate, Condition, Forming, LEVEL_FOR, Place, Seat, Stage, Survey},
 };
 
 use std::collections::BTreeMap;
@@ -52,13 +52,8 @@ impl State {
             .iter()
             .flat_map(|chain| chain.validators.members())
             .map(|member| {
-                let seat = self.seat(member, &verdicts, now);
-                let peers = reached.get(&member.public_key).copied();
-                let lately = seat
-                    .heard
-                    .max(peers)
-                    .is_some_and(|at| self.is_news(at, now));
-                Seat { lately, ..seat }
+                let by_peers = reached.get(&member.public_key).copied();
+                self.seat(member, &verdicts, by_peers, now)
             })
             .collect();
         let mut candidates = self.candidates(&verdicts, now);
@@ -118,7 +113,7 @@ impl State {
             }
             let state = verdicts.get(label).map(|verdict| verdict.state);
             let candidate = candidate(label);
-            let heard = |at: Now| self.is_news(at, now);
+            let heard = |at: Now| self.rules.is_news(at, now);
             let facts = Facts {
                 member: node.record.as_member(),
                 stream: node.live.stream,
@@ -167,15 +162,12 @@ impl State {
         }
     }
 
-    /// Whether what was heard at a time is no older than a heartbeat.
-    fn is_news(&self, at: Now, now: Now) -> bool {
-        now.saturating_sub(at) < self.rules.heartbeat_interval + SILENCE_SLACK
-    }
-
-    fn seat(&self, member: &Member, verdicts: &Verdicts, now: Now) -> Seat {
+    /// How a member stands; `reached` is when a peer said last that it reaches it.
+    fn seat(&self, member: &Member, verdicts: &Verdicts, reached: Option<Now>, now: Now) -> Seat {
         let node = self.by_key(&member.public_key);
         let managed = node.and_then(|node| self.managed_of(&node.record));
         let verdict = node.and_then(|node| verdicts.get(&node.record.label));
+        let heard = node.and_then(|node| node.live.heard);
         Seat {
             number: node.map_or_else(
                 || member.node_id.number().unwrap_or_default(),
@@ -183,8 +175,10 @@ impl State {
             ),
             condition: self.condition(node, managed, verdict, now),
             leads: node.is_some_and(|node| self.leader.as_ref() == Some(&node.record.label)),
-            heard: node.and_then(|node| node.live.heard),
-            lately: false,
+            heard,
+            lately: heard
+                .max(reached)
+                .is_some_and(|at| self.rules.is_news(at, now)),
             running: managed.map(|managed| managed.running.is_some()),
             member: member.clone(),
         }

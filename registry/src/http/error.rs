@@ -100,6 +100,9 @@ impl From<Refusal> for ApiError {
             Refusal::UnknownKey => (StatusCode::NOT_FOUND, problem::UNKNOWN_NODE),
             Refusal::NotYours { .. } => (StatusCode::UNAUTHORIZED, BLANK),
             Refusal::Replay { .. } => (StatusCode::CONFLICT, problem::REPLAY),
+            Refusal::Incarnation { got, known } if got < known => {
+                (StatusCode::CONFLICT, problem::OTHER_PROCESS)
+            }
             Refusal::Incarnation { .. } | Refusal::OtherVolume | Refusal::VolumeTaken(_) => {
                 (StatusCode::CONFLICT, BLANK)
             }
@@ -110,7 +113,7 @@ impl From<Refusal> for ApiError {
             Refusal::StillForming => (StatusCode::CONFLICT, problem::FORMING),
             Refusal::NoSuchNode(_) => (StatusCode::NOT_FOUND, problem::UNKNOWN_NODE),
             Refusal::Quorum(_) => (StatusCode::CONFLICT, problem::QUORUM),
-            Refusal::RunsTwice(_) => (StatusCode::CONFLICT, BLANK),
+            Refusal::RunsTwice(_) => (StatusCode::CONFLICT, problem::OTHER_PROCESS),
             Refusal::Recovery(Refused::OneThing) => (StatusCode::UNPROCESSABLE_ENTITY, BLANK),
             Refusal::Recovery(Refused::NoChain) => (StatusCode::CONFLICT, problem::FORMING),
             Refusal::Recovery(_) => (StatusCode::CONFLICT, problem::QUORUM),

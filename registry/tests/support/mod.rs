@@ -40,6 +40,16 @@ pub fn next_counter() -> u64 {
     COUNTER.fetch_add(1, Ordering::Relaxed) + 1
 }
 
+/// Flags of a registry that notices silence after a time, and soon after it.
+pub fn unhealthy_after(time: &str) -> [&str; 4] {
+    [
+        "--unhealthy-after",
+        time,
+        "--health-check-interval",
+        "100ms",
+    ]
+}
+
 /// Asks again and again until there is an answer; fails with what was seen last.
 pub async fn wait_for<T, S: Debug, F: Future<Output = Result<T, S>>>(
     what: &str,
