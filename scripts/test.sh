@@ -43,5 +43,13 @@ cargo build --release --workspace --all-targets --locked
 step "images"
 AXOLOTL_BIN=$(binaries) "$repository/scripts/build-images.sh" --tag test
 step "cargo test"
-cargo test --release --workspace --locked --no-fail-fast
+# Tests with containers mostly wait: they run beside the others, and what they say is shown after them.
+tests=(cargo test --release --workspace --locked --no-fail-fast)
+"${tests[@]}" --test 'docker*' >"$TMPDIR/containers.log" 2>&1 &
+containers=$!
+code=0
+"${tests[@]}" --lib --bins --test '[!d]*' || code=$?
+wait "$containers" || code=$?
+cat "$TMPDIR/containers.log"
+((code == 0)) || exit "$code"
 done_all

@@ -99,15 +99,17 @@ remove_ownerless() {
 
 leave_nothing() {
     local code=$? environ pid
-    # Clusters whose test was killed: their environment names the directory, like that of the
-    # tests themselves and of this script.
+    # Tests in the background, when this script was interrupted.
+    jobs -p | xargs -r kill 2>/dev/null || true
+    # Tests that still run and clusters whose test was killed: their environment names the directory, like
+    # that of this script.
     for _ in {1..20}; do
         local found=no
         while IFS= read -r environ; do
             pid=${environ#/proc/}
             pid=${pid%/environ}
             case $(readlink "/proc/$pid/exe" 2>/dev/null) in
-            */axolotl | */axolotl-registry | *' (deleted)')
+            */axolotl | */axolotl-registry | */deps/* | *' (deleted)')
                 found=yes
                 kill -KILL "$pid" 2>/dev/null || true
                 ;;

@@ -66,7 +66,7 @@ impl Cluster {
     /// # Errors
     /// When there is no room on disk or no free port.
     pub async fn prepare(options: Options) -> anyhow::Result<Self> {
-        let turn = take_turn().await?;
+        let turn = take_turn("processes").await?;
         let home = tempfile::Builder::new().prefix("axolotl-test-").tempdir()?;
         let http = reqwest::Client::builder()
             .no_proxy()

@@ -119,7 +119,7 @@ impl DockerCluster {
     /// # Errors
     /// When there is no image, socket or free port.
     pub async fn prepare(more: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let turn = take_turn().await?;
+        let turn = take_turn("containers").await?;
         images().await?;
         let prefix = format!("axt{}-", std::process::id());
         let ports = Ports::find()?;

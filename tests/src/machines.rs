@@ -56,7 +56,7 @@ impl Machines {
     /// # Errors
     /// When this user may not do that.
     pub async fn connect(numbers: &[u8]) -> anyhow::Result<Self> {
-        let turn = take_turn().await?;
+        let turn = take_turn("processes").await?;
         ensure!(
             rustix::process::geteuid().is_root(),
             "machines are network namespaces, and only root makes those: run the tests as root"

@@ -56,9 +56,10 @@ pub(crate) fn states(status: &StatusResponse) -> String {
     format!("[{}] {:?}", nodes.join(", "), status.forming)
 }
 
-/// Holds a lock on a file until it is dropped, so that one cluster runs at a time.
-pub(crate) async fn take_turn() -> anyhow::Result<File> {
-    let path = std::env::temp_dir().join("axolotl-tests.lock");
+/// Holds a lock on a file until it is dropped, so that one cluster of a kind (`processes`, `containers`)
+/// runs at a time.
+pub(crate) async fn take_turn(kind: &str) -> anyhow::Result<File> {
+    let path = std::env::temp_dir().join(format!("axolotl-tests-{kind}.lock"));
     let file = File::options()
         .create(true)
         .truncate(false)
