@@ -106,6 +106,8 @@ pub mod domain {
     pub const REQUEST: &[u8] = b"axolotl/request/1\0";
     /// The registry's orders to a node.
     pub const ORDER: &[u8] = b"axolotl/order/1\0";
+    /// The registry's word to a process that another one has its key.
+    pub const OTHER_PROCESS: &[u8] = b"axolotl/other-process/1\0";
     /// A sealed validator's statement.
     pub const STATEMENT: &[u8] = b"axolotl/statement/1\0";
     /// A validator's word that it is sealed, alone.

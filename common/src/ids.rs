@@ -204,6 +204,19 @@ impl VolumeId {
     }
 }
 
+hex_bytes! {
+    /// Names one run of a program. Random, drawn at its start: two processes with one data directory, or
+    /// with copies of it, differ in it.
+    ProcessId, 16, "process id"
+}
+
+impl ProcessId {
+    /// A fresh random process id.
+    pub fn generate() -> Self {
+        Self(crate::crypto::random_bytes())
+    }
+}
+
 /// Names one chain: its EIP-155 id and the hash of its genesis document. Part of everything signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct ChainRef {

@@ -21,7 +21,7 @@ pub mod words;
 
 pub use certificate::{CommitCertificate, VoteKind};
 pub use crypto::{KeyPair, PublicKey, Signature};
-pub use ids::{ChainId, ChainRef, Epoch, Hash, Height, NodeId, Round, VolumeId};
+pub use ids::{ChainId, ChainRef, Epoch, Hash, Height, NodeId, ProcessId, Round, VolumeId};
 pub use membership::{EpochRecord, Member, SignedRecord, ValidatorSet};
 pub use proof::BlockProof;
 pub use quorum::QuorumRule;

@@ -12,15 +12,17 @@ pub use self::{
         ControlAnswer, MAX_ORDER_NUMBER, Order, PeerEntry, RecoveryAnswer, SignedOrder,
         StagedDraft, Survey, control_path,
     },
+    problem::{Problem, refuse_process},
     recovery::{RecoverRequest, RecoveryPhase, RecoveryStatus},
 };
 use crate::{
     crypto::PublicKey,
-    ids::{ChainRef, Epoch, Hash, Height, NodeId, Round, VolumeId},
+    ids::{ChainRef, Epoch, Hash, Height, NodeId, ProcessId, Round, VolumeId},
     membership::{MAX_DRAFT_BYTES, MAX_RECORD_BYTES, SignedRecord},
 };
 
 mod orders;
+pub mod problem;
 mod recovery;
 
 /// Largest request body, bytes.
@@ -30,20 +32,6 @@ pub const MAX_BODY_BYTES: usize = 1 << 20;
 /// statement or a survey (44 KiB in borsh) besides. JSON takes less than three times as many bytes:
 /// hexadecimal doubles them, and names and quotes are up to half as long as short fields.
 pub const MAX_ANSWER_BYTES: usize = 3 * (MAX_RECORD_BYTES + MAX_DRAFT_BYTES) + (192 << 10);
-
-/// RFC 9457 problem document: the body of every error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Problem {
-    /// URI reference that names the kind of problem.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Short name of the kind.
-    pub title: String,
-    /// HTTP status.
-    pub status: u16,
-    /// What is wrong with this request, and what to do.
-    pub detail: String,
-}
 
 /// What a node is to the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -100,6 +88,8 @@ pub struct RegisterRequest {
     pub volume_id: VolumeId,
     /// Number of starts of this data directory.
     pub incarnation: u64,
+    /// This run of the program.
+    pub process: ProcessId,
     /// Hash of the genesis document that the node already follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub genesis_hash: Option<Hash>,
@@ -494,33 +484,6 @@ pub struct PlanResponse {
     pub voting_nodes: usize,
     /// What is under way, each with its reason.
     pub plan: Vec<String>,
-}
-
-/// Values of [`Problem::kind`] that programs act on.
-pub mod problem {
-    /// The registry does not know the calling key: register (again).
-    pub const UNKNOWN_NODE: &str = "/problems/unknown-node";
-    /// A key that the registry does not know needs the join token.
-    pub const JOIN_TOKEN: &str = "/problems/join-token";
-    /// The clocks differ too much.
-    pub const CLOCK: &str = "/problems/clock";
-    /// The caller's request was seen before, or is older than one that was.
-    pub const REPLAY: &str = "/problems/replay";
-    /// Another process has the caller's key: it lives, or was started after the caller. The caller must not
-    /// vote.
-    pub const OTHER_PROCESS: &str = "/problems/other-process";
-    /// The caller belongs to another chain than the registry's.
-    pub const OTHER_CHAIN: &str = "/problems/other-chain";
-    /// The registry's store is empty although a chain exists.
-    pub const STORE_LOST: &str = "/problems/store-lost";
-    /// The wished label belongs to a living node.
-    pub const LABEL_TAKEN: &str = "/problems/label-taken";
-    /// A number outside of the limits.
-    pub const LIMITS: &str = "/problems/limits";
-    /// The change would leave fewer living validators than their quorum.
-    pub const QUORUM: &str = "/problems/quorum";
-    /// The genesis is not formed yet.
-    pub const FORMING: &str = "/problems/forming";
 }
 
 /// `GET /status` of a node's own HTTP port.

@@ -61,6 +61,7 @@ fn unavailable(detail: String) -> Response {
         title: "Service Unavailable".into(),
         status: status.as_u16(),
         detail,
+        proof: None,
     };
     (
         status,

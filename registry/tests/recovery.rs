@@ -4,7 +4,7 @@
 mod support;
 
 use axolotl_common::{
-    NodeId,
+    NodeId, ProcessId,
     recovery::{Ballot, RegistryStart, StartId},
     registry_api::{
         ControlAnswer, MAX_ANSWER_BYTES, MembershipResponse, RecoveryAnswer, RegisterRequest,
@@ -141,7 +141,7 @@ async fn a_refused_registry_does_nothing_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_are_bounded_and_a_key_runs_once() {
+async fn answers_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let registry = TestRegistry::start(dir.path(), &[]).await;
     let api = registry.api();
@@ -194,7 +194,17 @@ async fn answers_are_bounded_and_a_key_runs_once() {
         );
         assert_eq!(api.send(call).await.unwrap().status, status);
     }
+    registry.stop().await;
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_has_one_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = TestRegistry::start(dir.path(), &[]).await;
+    let api = registry.api();
+    api.register_all(4).await;
+    let first: RegisterResponse = api.register(&key(1), &request(1)).await.json();
+    assert_eq!(api.beat(&key(1), &beat(1, 1, 1)).await.status, 200);
     // While the stream of the first is open and it is heard, a second process is refused.
     let call = api.signed_at(
         &key(1),
@@ -208,21 +218,36 @@ async fn answers_are_bounded_and_a_key_runs_once() {
     assert_eq!(stream.status(), 200);
     let second = RegisterRequest {
         incarnation: 2,
+        process: ProcessId([92; 16]),
         ..request(1)
     };
-    // So is one from a copy of the directory, with as many starts, that listens elsewhere.
+    // So is one from a copy of the directory, with as many starts.
     let copied = RegisterRequest {
-        rpc_url: "http://127.0.0.1:1".to_owned(),
+        process: ProcessId([93; 16]),
         ..request(1)
     };
-    for other in [&second, &copied] {
+    let refused_with = async |other: &RegisterRequest, words: &str| {
         let refused = api.register(&key(1), other).await.problem(409);
         assert_eq!(refused.kind, problem::OTHER_PROCESS);
-        let why = refused.detail;
-        assert!(why.contains("alive in another process"), "{why}");
-    }
+        assert!(refused.detail.contains(words), "{}", refused.detail);
+        let is_for = |process| {
+            refused.refuses_process(&first.authority_key, 7777, &key(1).public(), process)
+        };
+        assert!(
+            is_for(&other.process) && !is_for(&request(1).process),
+            "{refused:?}"
+        );
+    };
+    refused_with(&second, "alive in another process").await;
+    refused_with(&copied, "another process, which is at start 1").await;
+    // A refused call takes nothing from the first one, however far ahead its clock is.
+    let body = serde_json::to_vec(&second).unwrap();
+    let ahead = now_ms() + 20_000;
+    let call = api.signed_at(&key(1), Method::POST, "/register", &body, ahead, ahead);
+    api.send(call).await.unwrap().problem(409);
+    assert_eq!(api.beat(&key(1), &beat(1, 2, 1)).await.status, 200);
     assert_eq!(api.register(&key(1), &request(1)).await.status, 200);
-    // A restart closes its stream, and is let in at once.
+    // A restart closes its stream, and is let in at once; a copy with fewer starts is not.
     drop(stream);
     let welcome = wait_for("the restart", || async {
         let answer = api.register(&key(1), &second).await;
@@ -233,5 +258,6 @@ async fn answers_are_bounded_and_a_key_runs_once() {
     })
     .await;
     assert_eq!(welcome.node_id, NodeId::numbered(1));
+    refused_with(&copied, "another process, which is at start 2").await;
     registry.stop().await;
 }

@@ -16,6 +16,7 @@
 mod admission;
 mod events;
 mod genesis;
+mod orders;
 mod registry;
 
 use std::{
@@ -25,7 +26,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use axolotl_common::{Hash, NodeId, PublicKey, VolumeId, registry_api::NodeSelfStatus};
+use axolotl_common::{Hash, NodeId, ProcessId, PublicKey, VolumeId, registry_api::NodeSelfStatus};
 use axolotl_ledger::ChainSpec;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::{
@@ -158,6 +159,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         key: key.clone(),
         volume_id: data.volume_id(),
         incarnation: data.incarnation(),
+        process: ProcessId::generate(),
         http_url: format!("http://{}:{}", config.advertise_host, http_address.port()),
         rpc_url: format!("http://{}:{}", config.advertise_host, rpc_address.port()),
         address: multiaddr(&config.advertise_host, p2p.port()),
@@ -180,13 +182,6 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     let Some(chain) = open_chain(&config, &spec, genesis_diff, &readiness, &shutdown).await? else {
         return finish(&data);
     };
-    if let Some(registry) = &registry {
-        let genesis = &spec.genesis;
-        let alone = registry.await_own_key(&label, genesis, &readiness, &shutdown);
-        if !alone.await? {
-            return finish(&data);
-        }
-    }
     let (log, report) = ConsensusLog::open(&data.consensus_dir())?;
     let unfit = fitness(&data, &report)?;
     if let Some(reason) = &unfit {
@@ -201,6 +196,16 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         },
     );
 
+    if let Some(registry) = &registry {
+        let genesis = &spec.genesis;
+        let alone = registry.await_own_key(&label, genesis, &readiness, &shutdown);
+        let alone = alone.await;
+        if !matches!(alone, Ok(true)) {
+            stop(critical, chain).await;
+            alone?;
+            return finish(&data);
+        }
+    }
     let mut metrics_registry = MetricsRegistry::default();
     let book = StatusBook::default();
     let (network, network_events, network_task) = Network::start(

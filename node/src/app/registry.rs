@@ -1,18 +1,17 @@
 //! The node's dealings with its registry: being admitted, reporting, taking orders.
 //!
 //! The registry is needed to join and to heal, never to order transactions: nothing that it does not say
-//! stops a node that knows its chain. What it says stops one in two cases only: an order, and that another
-//! process has this node's key.
+//! stops a node that knows its chain. What it says stops one in two cases only, each signed by the authority:
+//! an order, and that another process has this node's key.
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use axolotl_common::{
-    Epoch, Height, KeyPair, NodeId, PublicKey, VolumeId,
+    Epoch, Height, KeyPair, NodeId, ProcessId, PublicKey, VolumeId,
     genesis::GenesisDocument,
     registry_api::{
-        ConsensusFailure, ControlAnswer, DiscoverResponse, Heartbeat, Order, PeerEntry,
-        RecoveryAnswer, RegisterRequest, Role,
+        ConsensusFailure, DiscoverResponse, Heartbeat, PeerEntry, RegisterRequest, Role,
     },
 };
 use tokio::{
@@ -21,14 +20,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Node;
+use super::{
+    Node,
+    orders::{ORDER_RECORD, Servant, last_order},
+};
 use crate::{
     admin::Readiness,
     config::{Config, RegistrySettings},
-    engine::follows_a_seal,
     registry_client::{
-        CallError, Presence, PresenceUpdate, RegistryClient,
-        control::{self, OrderContext, ReceivedOrder},
+        Authority, CallError, Presence, PresenceUpdate, RegistryClient,
+        control::{self, OrderContext},
         register_until_alone, register_until_genesis,
     },
     storage::DataDir,
@@ -44,8 +45,6 @@ const CHANGES_PAUSE: Duration = Duration::from_millis(20);
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// A failure that goes on is reported again this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
-/// Name of the small record with the number of the last order taken.
-const ORDER_RECORD: &str = "order";
 
 /// What the node tells about itself.
 #[derive(Clone)]
@@ -53,6 +52,7 @@ pub(super) struct Identity {
     pub(super) key: KeyPair,
     pub(super) volume_id: VolumeId,
     pub(super) incarnation: u64,
+    pub(super) process: ProcessId,
     pub(super) http_url: String,
     pub(super) rpc_url: String,
     pub(super) address: String,
@@ -111,6 +111,7 @@ impl Registry {
             role: self.role,
             volume_id: self.me.volume_id,
             incarnation: self.me.incarnation,
+            process: self.me.process,
             genesis_hash: genesis.map(GenesisDocument::hash),
             addresses: vec![self.me.address.clone()],
             http_url: self.me.http_url.clone(),
@@ -146,12 +147,15 @@ impl Registry {
         readiness: &watch::Sender<Readiness>,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<bool> {
+        let Some(authority) = Authority::of(genesis) else {
+            return Ok(true);
+        };
         let request = self.request(Some(label.clone()), Some(genesis));
         let progress = |error: &CallError| {
             tracing::warn!("this process waits and does not vote: {error}");
             readiness.send_replace(Readiness::Starting(error.to_string()));
         };
-        register_until_alone(&self.client, &request, progress, shutdown)
+        register_until_alone(&self.client, &authority, &request, progress, shutdown)
             .await
             .with_context(|| self.not_taken())
     }
@@ -172,6 +176,7 @@ impl Registry {
         tasks.spawn(watch_changes(Arc::clone(&node), Arc::clone(&prompt)));
         let presence = Presence {
             client: this.client.clone(),
+            authority: Authority::of(&genesis.genesis),
             request: {
                 let node = Arc::clone(&node);
                 move || registry.request(Some(node.label.clone()), Some(&genesis.genesis))
@@ -363,7 +368,7 @@ const REGISTERED_MAX: usize = 1_024;
 
 /// Takes over what is new. `/discover` lists healthy nodes only: one that is missing from it is not
 /// forgotten, since it may be on its way back.
-fn merge(registered: &watch::Sender<Vec<PeerEntry>>, found: Vec<PeerEntry>) {
+pub(super) fn merge(registered: &watch::Sender<Vec<PeerEntry>>, found: Vec<PeerEntry>) {
     registered.send_if_modified(|known| {
         let mut changed = false;
         for entry in found {
@@ -427,104 +432,6 @@ async fn watch_blocks(
     }
 }
 
-/// Carries out orders whose signature and number were checked.
-struct Servant {
-    client: RegistryClient,
-    node: Arc<Node>,
-    registered: Arc<watch::Sender<Vec<PeerEntry>>>,
-    prompt: Arc<Notify>,
-    shutdown: CancellationToken,
-    /// Why the start of the registry that speaks is refused.
-    refused: Option<String>,
-}
-
-impl Servant {
-    async fn obey(mut self, mut orders: mpsc::Receiver<ReceivedOrder>) -> anyhow::Result<()> {
-        while let Some(ReceivedOrder { number, order }) = orders.recv().await {
-            let introduced = matches!(order, Order::Meet { .. });
-            let reason = match &order {
-                Order::Stop { reason } => Some(reason.clone()),
-                _ => None,
-            };
-            let (outcome, recovery) = match refusal(self.refused.as_ref(), &order) {
-                Some(why) => (Err(why), None),
-                None => self.carry_out(order).await,
-            };
-            if introduced {
-                self.refused = outcome.as_ref().err().cloned();
-            }
-            let stop = reason.filter(|_| outcome.is_ok());
-            let answer = ControlAnswer {
-                node_id: self.node.label.clone(),
-                number,
-                done: outcome.is_ok(),
-                detail: outcome.unwrap_or_else(|why| why),
-                recovery,
-            };
-            if let Err(error) = self.client.answer(&answer).await {
-                tracing::debug!(%error, "an order was not answered");
-            }
-            if let Some(reason) = stop {
-                tracing::info!(%reason, "the registry orders this node to stop");
-                self.shutdown.cancel();
-            }
-        }
-        Ok(())
-    }
-
-    /// Does what is not left until after the answer; the error says why it was not done.
-    async fn carry_out(
-        &self,
-        order: Order,
-    ) -> (Result<String, String>, Option<Box<RecoveryAnswer>>) {
-        let plain = match order {
-            Order::Peers { peers } => {
-                merge(&self.registered, peers);
-                Ok(String::new())
-            }
-            Order::Stop { .. } => Ok(String::new()),
-            Order::EpochRecord { record } if !follows_a_seal(&record) => {
-                self.node.engine.order_record(record).await
-            }
-            Order::Probe => {
-                self.prompt.notify_one();
-                Ok(String::new())
-            }
-            order @ (Order::EpochRecord { .. }
-            | Order::Meet { .. }
-            | Order::Survey { .. }
-            | Order::Seal { .. }
-            | Order::Stage { .. }) => {
-                let answer = self.node.engine.obey(order).await;
-                return (answer.outcome, Some(answer.recovery));
-            }
-        };
-        (plain, None)
-    }
-}
-
-/// Why an order is not looked at: the start of the registry that speaks was refused. What it says of
-/// peers is of use all the same, and it may introduce itself again.
-fn refusal(refused: Option<&String>, order: &Order) -> Option<String> {
-    match order {
-        Order::Peers { .. } | Order::Meet { .. } => None,
-        _ => refused.map(|why| format!("this start of the registry is refused: {why}")),
-    }
-}
-
-/// Number of the last order taken, 0 before the first.
-fn last_order(data: &DataDir) -> anyhow::Result<u64> {
-    match data.record(ORDER_RECORD)? {
-        None => Ok(0),
-        Some(bytes) => match bytes.try_into() {
-            Ok(number) => Ok(u64::from_le_bytes(number)),
-            Err(_) => bail!(
-                "the record `{ORDER_RECORD}` of the data directory is not a number; wipe the directory to let the node join anew"
-            ),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -559,28 +466,6 @@ mod tests {
                 entry(2, "/ip4/127.0.0.1/tcp/2")
             ]
         );
-    }
-
-    #[test]
-    fn a_refused_registry_is_heard_of_peers_only() {
-        let why = "older".to_owned();
-        let meet = Order::Meet {
-            starts: Vec::new(),
-            take_over: true,
-        };
-        let stop = Order::Stop {
-            reason: String::new(),
-        };
-        let peers = Order::Peers { peers: Vec::new() };
-        for (order, heard) in [
-            (peers, true),
-            (meet, true),
-            (stop, false),
-            (Order::Probe, false),
-        ] {
-            assert_eq!(refusal(None, &order), None, "{order:?}");
-            assert_eq!(refusal(Some(&why), &order).is_none(), heard, "{order:?}");
-        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 
 pub use presence::{
-    Backoff, Presence, PresenceUpdate, RegisterOutcome, register_until_alone,
+    Authority, Backoff, Presence, PresenceUpdate, RegisterOutcome, register_until_alone,
     register_until_genesis,
 };
 
@@ -70,11 +70,6 @@ impl CallError {
     /// Whether the registry does not know this node (any more): it must register.
     pub fn unknown_node(&self) -> bool {
         matches!(self, Self::Refused(problem) if problem.kind == problem::UNKNOWN_NODE)
-    }
-
-    /// Whether another process has this node's key: this one must not vote.
-    pub fn other_process(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.kind == problem::OTHER_PROCESS)
     }
 }
 
@@ -356,6 +351,7 @@ fn blank_problem(status: StatusCode) -> Problem {
         title: status.canonical_reason().unwrap_or("Error").to_owned(),
         status: status.as_u16(),
         detail: format!("status {status} without a problem document"),
+        proof: None,
     }
 }
 

@@ -24,8 +24,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const FORMING_INTERVAL: Duration = Duration::from_millis(500);
 /// A refusal that no retry will change is tried again this seldom.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(30);
-/// A process whose key another one has gives up after this time. One that is gone is taken for alive for a
-/// heartbeat and two seconds at most, and only while its connection was not seen to end.
+/// A process whose key another one has gives up after this time. One that is gone is taken for alive for 10 s at
+/// most, and only while its connection was not seen to end.
 const OTHER_PROCESS_PATIENCE: Duration = Duration::from_secs(15);
 /// Shortest pause between heartbeats, whatever the registry asks for and however much changes.
 const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
@@ -131,34 +131,68 @@ pub async fn register_until_genesis(
     }
 }
 
+/// Whose word it is that another process has this node's key.
+#[derive(Clone, Copy, Debug)]
+pub struct Authority {
+    /// The authority key that the genesis names.
+    pub key: PublicKey,
+    /// Chain id (EIP-155).
+    pub chain_id: u64,
+}
+
+impl Authority {
+    /// Of a chain, if its genesis names one.
+    pub fn of(genesis: &GenesisDocument) -> Option<Self> {
+        let key = genesis.axolotl().authority_key?;
+        let chain_id = genesis.chain().id.0;
+        Some(Self { key, chain_id })
+    }
+
+    /// Whether `error` is its word about the process that registers with `request`.
+    fn refuses(&self, caller: PublicKey, request: &RegisterRequest, error: &CallError) -> bool {
+        let process = &request.process;
+        matches!(error, CallError::Refused(problem)
+            if problem.refuses_process(&self.key, self.chain_id, &caller, process))
+    }
+}
+
 /// Registers until no other process has this node's key, before the node does anything in its name.
 ///
-/// `progress` hears what is waited for. `false` when `shutdown` came first. Whatever else the registry says,
-/// and its silence, is no reason to wait: a node that knows its chain needs no registry.
+/// `progress` hears what is waited for. `false` when `shutdown` came first. Until the authority says that
+/// there is another one, nothing else that is said, and no silence, is a reason to wait: a node that knows its
+/// chain needs no registry. After it, only being let in ends the wait.
 ///
 /// # Errors
-/// The refusal, when it stood for [`OTHER_PROCESS_PATIENCE`].
+/// The refusal, after [`OTHER_PROCESS_PATIENCE`].
 pub async fn register_until_alone(
     client: &RegistryClient,
+    authority: &Authority,
     request: &RegisterRequest,
     progress: impl Fn(&CallError) + Send,
     shutdown: &CancellationToken,
 ) -> Result<bool, CallError> {
     let mut backoff = Backoff::new(client.public_key());
     let begun = Instant::now();
+    let mut refusal: Option<CallError> = None;
     loop {
         let answer = tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(false),
             answer = client.register(request) => answer,
         };
-        let Some(error) = answer.err().filter(CallError::other_process) else {
-            return Ok(true);
-        };
-        if begun.elapsed() >= OTHER_PROCESS_PATIENCE {
-            return Err(error);
+        match answer {
+            Ok(_) => return Ok(true),
+            Err(error) if authority.refuses(client.public_key(), request, &error) => {
+                progress(&error);
+                refusal = Some(error);
+            }
+            Err(_) => {}
         }
-        progress(&error);
+        match &refusal {
+            None => return Ok(true),
+            Some(error) if begun.elapsed() >= OTHER_PROCESS_PATIENCE => return Err(error.clone()),
+            Some(_) => {}
+        }
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(false),
@@ -182,6 +216,8 @@ pub enum PresenceUpdate {
 pub struct Presence<R, H> {
     /// Calls the registry.
     pub client: RegistryClient,
+    /// Who may say that another process has this node's key.
+    pub authority: Option<Authority>,
     /// Makes the registration: asked at each one.
     pub request: R,
     /// Makes a heartbeat with this `seq`: asked at each one.
@@ -228,9 +264,14 @@ where
     /// Registers; returns the pause between heartbeats.
     async fn register(&mut self, backoff: &mut Backoff) -> Result<Duration, CallError> {
         let mut warned = false;
-        let mut second_since = None;
+        let mut refused_since = None;
         loop {
             let request = (self.request)();
+            let key = self.client.public_key();
+            let ends = |error: &CallError| {
+                let authority = self.authority.as_ref();
+                authority.is_some_and(|authority| authority.refuses(key, &request, error))
+            };
             match self.client.register(&request).await {
                 Ok(response) => {
                     backoff.reset();
@@ -241,8 +282,8 @@ where
                     self.tell(PresenceUpdate::Registered(Box::new(response)));
                     return Ok(self.interval.unwrap_or(wished));
                 }
-                Err(error) if error.other_process() => {
-                    let since = *second_since.get_or_insert_with(Instant::now);
+                Err(error) if ends(&error) => {
+                    let since = *refused_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= OTHER_PROCESS_PATIENCE {
                         return Err(error);
                     }
@@ -250,6 +291,7 @@ where
                     sleep(backoff.next()).await;
                 }
                 Err(error) if error.retryable() => {
+                    refused_since = None;
                     if !std::mem::replace(&mut warned, true) {
                         tracing::warn!(%error, "not registered, tried again; blocks go on");
                     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axolotl_common::{
-    Epoch, Height, Member, NodeId, VolumeId,
+    Epoch, Height, Member, NodeId, ProcessId, VolumeId,
     genesis::{AxolotlGenesis, dev_genesis},
     registry_api::{NodeState, Order, Role, SignedOrder},
 };
@@ -52,6 +52,7 @@ fn problem_of(status: StatusCode, kind: &str) -> Response {
         title: "x".to_owned(),
         status: status.as_u16(),
         detail: "x".to_owned(),
+        proof: None,
     };
     (status, Json(body)).into_response()
 }
@@ -197,6 +198,7 @@ fn request() -> RegisterRequest {
         role: Role::Validator,
         volume_id: VolumeId([1; 16]),
         incarnation: 1,
+        process: ProcessId([1; 16]),
         genesis_hash: None,
         addresses: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],
         http_url: "http://127.0.0.1:1".to_owned(),
@@ -230,6 +232,7 @@ async fn a_forgotten_node_registers_again_and_its_heartbeats_go_on() {
     let shutdown = CancellationToken::new();
     let presence = Presence {
         client,
+        authority: None,
         request,
         heartbeat: |seq| Heartbeat {
             node_id: NodeId::numbered(1),
@@ -282,6 +285,7 @@ async fn a_change_is_told_at_once_and_not_with_the_next_turn() {
     let prompt = Arc::new(tokio::sync::Notify::new());
     let presence = Presence {
         client,
+        authority: None,
         request,
         heartbeat: |seq| Heartbeat {
             node_id: NodeId::numbered(1),

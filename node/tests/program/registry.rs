@@ -10,10 +10,10 @@ use std::{
 use anyhow::ensure;
 use axolotl_common::{
     Epoch, KeyPair, Member, NodeId,
-    genesis::dev_genesis,
+    genesis::{DEV_CHAIN_ID, dev_genesis},
     registry_api::{
         DiscoverResponse, HealthResponse, Heartbeat, NodeState, Problem, RegisterRequest,
-        RegisterResponse, problem,
+        RegisterResponse, problem, refuse_process,
     },
     signed_request::{HEADER_JOIN_TOKEN, RequestSignature, RequestSignatureError},
 };
@@ -44,8 +44,8 @@ struct Mind {
     token: Option<String>,
     /// Refuses every node as one of another chain.
     other_chain: bool,
-    /// Says of every node that another process has its key.
-    other_process: bool,
+    /// Who signs that another process has the key of each node that comes.
+    other_process: Option<KeyPair>,
     /// Hands out this genesis instead of one with the caller as its only validator.
     genesis: Option<Value>,
     registered: usize,
@@ -114,6 +114,7 @@ fn refusal(status: StatusCode, kind: &str, detail: String) -> Response {
         title: String::new(),
         status: status.as_u16(),
         detail,
+        proof: None,
     };
     (status, Json(body)).into_response()
 }
@@ -162,14 +163,22 @@ async fn register(State(mind): Shared, uri: Uri, headers: HeaderMap, body: Bytes
         let detail = "the node belongs to another chain than this registry".to_owned();
         return refusal(StatusCode::CONFLICT, problem::OTHER_CHAIN, detail);
     }
-    if mind.other_process {
-        let detail = "the node is alive in another process".to_owned();
-        return refusal(StatusCode::CONFLICT, problem::OTHER_PROCESS, detail);
-    }
     let request: RegisterRequest = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => return refusal(StatusCode::BAD_REQUEST, "about:blank", error.to_string()),
     };
+    if let Some(authority) = &mind.other_process {
+        let key = &signature.key;
+        let proof = refuse_process(authority, DEV_CHAIN_ID, key, &request.process);
+        let body = Problem {
+            kind: problem::OTHER_PROCESS.to_owned(),
+            title: String::new(),
+            status: StatusCode::CONFLICT.as_u16(),
+            detail: "the node is alive in another process".to_owned(),
+            proof: Some(Box::new(proof)),
+        };
+        return (StatusCode::CONFLICT, Json(body)).into_response();
+    }
     mind.registered += 1;
     mind.addresses = request.addresses.clone();
     let node_id = NodeId::numbered(1);
@@ -394,13 +403,25 @@ async fn a_registry_of_another_chain_changes_nothing() -> anyhow::Result<()> {
 async fn a_node_waits_while_another_process_has_its_key() -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
     let solo = Solo::new(home.path())?;
+    let (authority, stranger) = (KeyPair::from_seed(&[99; 32]), KeyPair::from_seed(&[98; 32]));
+    let mut genesis: Value = serde_json::from_slice(&fs::read(&solo.genesis)?)?;
+    genesis["axolotl"]["authorityKey"] = json!(authority.public());
+    fs::write(&solo.genesis, genesis.to_string())?;
     let mind = Mind {
-        other_process: true,
+        other_process: Some(stranger),
         ..Mind::default()
     };
     let registry = Registry::start(0, mind).await?;
     let start = || solo.start().env("REGISTRY_URL", registry.url()).spawn();
+    // Who is not the authority of this chain stops nobody.
+    let node = start()?;
+    node.says("the registry does not take this node").await?;
+    node.ready().await?;
+    node.goes_on(3).await?;
+    node.stop(&solo.data).await?;
+
     // It can be stopped while it waits, and has signed nothing.
+    registry.change(|mind| mind.other_process = Some(authority.clone()));
     let node = start()?;
     node.waits_for("alive in another process").await?;
     assert!(!node.log().contains("consensus begins"), "{}", node.log());
@@ -409,13 +430,13 @@ async fn a_node_waits_while_another_process_has_its_key() -> anyhow::Result<()> 
     // The other one ends: it goes on.
     let node = start()?;
     node.waits_for("alive in another process").await?;
-    registry.change(|mind| mind.other_process = false);
+    registry.change(|mind| mind.other_process = None);
     node.ready().await?;
     node.goes_on(3).await?;
     node.stop(&solo.data).await?;
 
-    // The other one stays, or was started later: this one ends.
-    registry.change(|mind| mind.other_process = true);
+    // The other one stays: it ends.
+    registry.change(|mind| mind.other_process = Some(authority.clone()));
     let words = ["does not take this node", "alive in another process"];
     solo.start()
         .env("REGISTRY_URL", registry.url())

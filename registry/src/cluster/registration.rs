@@ -4,11 +4,14 @@
 //! |---|---|---|
 //! | known, same volume, incarnation not lower | any | welcome back, under its own label |
 //! | known, other volume or lower incarnation | any | refused |
+//! | known, another process that lives, or whose incarnation is no lower | any | refused, signed |
 //! | unknown, without the join token | any | refused, unless registration is open |
 //! | unknown | none wished | `node{max+1}` |
 //! | unknown | free | as wished |
 //! | unknown | of another key that is alive | refused |
 //! | unknown | of another key that is silent: a wiped volume | `node{max+1}`, and the old one is out |
+
+use std::time::Duration;
 
 use axolotl_common::{
     Hash, NodeId, PublicKey,
@@ -19,6 +22,10 @@ use super::{
     MAX_ADDRESS_LEN, MAX_ADDRESSES, MAX_NODE_NUMBER, MAX_NODES_KNOWN, MAX_VERSION_LEN, Now,
     state::{NodeRecord, State},
 };
+
+/// A process whose stream is open counts as alive for so long after its last heartbeat. Shorter than a
+/// refused one waits, so that a restart is let in.
+const TAKEN_FOR_ALIVE: Duration = Duration::from_secs(10);
 
 /// Why a node's call is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,10 +68,23 @@ pub enum Refusal {
     /// Another incarnation than the registered one.
     #[error(
         "incarnation {got} is not {known}, the one that is registered; a lower one means that \
-         the data directory was rolled back, or is a copy: wipe it to let the node join anew; a higher one \
-         must register first"
+         the data directory was rolled back, a higher one must register first"
     )]
     Incarnation {
+        /// Value in the call.
+        got: u64,
+        /// Value on record.
+        known: u64,
+    },
+    /// Another process of the key was started as often, or more often.
+    #[error(
+        "{label} runs, or ran, as another process, which is at start {known} of its data directory; this one \
+         is at start {got}, so its directory was rolled back or is a copy: of two, stop one and wipe its \
+         directory"
+    )]
+    OtherStart {
+        /// The key's label.
+        label: NodeId,
         /// Value in the call.
         got: u64,
         /// Value on record.
@@ -188,6 +208,7 @@ impl State {
             public_key: caller.key,
             volume_id: request.volume_id,
             incarnation: request.incarnation,
+            process: request.process,
             counter: caller.counter,
             is_leader: request.is_leader,
             observer: request.role == Role::Observer,
@@ -206,19 +227,14 @@ impl State {
                 if old.volume_id != request.volume_id {
                     return Err(Refusal::OtherVolume);
                 }
+                if let Some(refusal) = self.other_process(now, &caller.key, request) {
+                    return Err(refusal);
+                }
                 if request.incarnation < old.incarnation {
                     return Err(Refusal::Incarnation {
                         got: request.incarnation,
                         known: old.incarnation,
                     });
-                }
-                // A restart closes its stream first; one that is open and silent says nothing.
-                let heard = |at: Now| self.rules.is_news(at, now);
-                if is_another(old, request)
-                    && node.live.stream != 0
-                    && node.live.heard.is_some_and(heard)
-                {
-                    return Err(Refusal::RunsTwice(old.label.clone()));
                 }
                 record.label = old.label.clone();
                 record.number = old.number;
@@ -248,6 +264,33 @@ impl State {
         };
         self.check_leader(&registered)?;
         Ok(registered)
+    }
+
+    /// Why a process must not act under its key: another one has it.
+    pub fn other_process(
+        &self,
+        now: Now,
+        key: &PublicKey,
+        request: &RegisterRequest,
+    ) -> Option<Refusal> {
+        let node = self.by_key(key)?;
+        let old = &node.record;
+        if request.volume_id != old.volume_id || request.process == old.process {
+            return None;
+        }
+        // Each start of a directory is counted before it registers.
+        if request.incarnation <= old.incarnation {
+            return Some(Refusal::OtherStart {
+                label: old.label.clone(),
+                got: request.incarnation,
+                known: old.incarnation,
+            });
+        }
+        // A process that ends closes its stream; one whose machine is gone is silent, too.
+        let spoke = |at: Now| now.saturating_sub(at) < TAKEN_FOR_ALIVE;
+        let lives =
+            node.live.stream != 0 && node.live.beat.as_ref().is_some_and(|(at, _)| spoke(*at));
+        lives.then(|| Refusal::RunsTwice(old.label.clone()))
     }
 
     /// Whether the chain that the node knows is this registry's.
@@ -367,14 +410,6 @@ impl State {
             }
         })
     }
-}
-
-/// Whether a process other than the one on record speaks: one that was started later, or that was started
-/// as often, from a copy of the directory, and listens elsewhere.
-fn is_another(old: &NodeRecord, request: &RegisterRequest) -> bool {
-    let here = (&old.addresses, &old.http_url, &old.rpc_url);
-    let there = (&request.addresses, &request.http_url, &request.rpc_url);
-    request.incarnation > old.incarnation || here != there
 }
 
 fn check_request(request: &RegisterRequest) -> Result<(), Refusal> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use axolotl_common::{
-    Height, Member, NodeId, PublicKey, VolumeId,
+    Height, Member, NodeId, ProcessId, PublicKey, VolumeId,
     registry_api::{HealthResponse, Heartbeat, NodeState, Order, Role},
 };
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,8 @@ pub struct NodeRecord {
     pub volume_id: VolumeId,
     /// Starts of the data directory.
     pub incarnation: u64,
+    /// The run of the program that registered last.
+    pub process: ProcessId,
     /// Counter of the registration that was written down last.
     pub counter: u64,
     /// Whether it asked to be first in the genesis.
@@ -79,6 +81,7 @@ impl NodeRecord {
             public_key: member.public_key,
             volume_id: member.volume_id,
             incarnation: 0,
+            process: ProcessId([0; 16]),
             counter: 0,
             is_leader: false,
             observer: false,

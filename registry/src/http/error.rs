@@ -1,6 +1,7 @@
 //! Errors as problem documents.
 
 use axolotl_common::{
+    Signature,
     registry_api::{Problem, problem},
     signed_request::RequestSignatureError,
 };
@@ -24,6 +25,7 @@ pub struct ApiError {
     status: StatusCode,
     kind: &'static str,
     detail: String,
+    proof: Option<Box<Signature>>,
 }
 
 impl ApiError {
@@ -38,6 +40,7 @@ impl ApiError {
             status,
             kind,
             detail: detail.into(),
+            proof: None,
         }
     }
 
@@ -57,6 +60,7 @@ impl IntoResponse for ApiError {
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
             status: self.status.as_u16(),
             detail: self.detail,
+            proof: self.proof,
         };
         let mut response = (self.status, Json(problem)).into_response();
         let headers = response.headers_mut();
@@ -100,12 +104,11 @@ impl From<Refusal> for ApiError {
             Refusal::UnknownKey => (StatusCode::NOT_FOUND, problem::UNKNOWN_NODE),
             Refusal::NotYours { .. } => (StatusCode::UNAUTHORIZED, BLANK),
             Refusal::Replay { .. } => (StatusCode::CONFLICT, problem::REPLAY),
-            Refusal::Incarnation { got, known } if got < known => {
-                (StatusCode::CONFLICT, problem::OTHER_PROCESS)
-            }
-            Refusal::Incarnation { .. } | Refusal::OtherVolume | Refusal::VolumeTaken(_) => {
-                (StatusCode::CONFLICT, BLANK)
-            }
+            Refusal::Incarnation { .. }
+            | Refusal::OtherStart { .. }
+            | Refusal::RunsTwice(_)
+            | Refusal::OtherVolume
+            | Refusal::VolumeTaken(_) => (StatusCode::CONFLICT, BLANK),
             Refusal::LabelTaken(_) => (StatusCode::CONFLICT, problem::LABEL_TAKEN),
             Refusal::StoreLost(_) => (StatusCode::CONFLICT, problem::STORE_LOST),
             Refusal::OtherChain { .. } => (StatusCode::CONFLICT, problem::OTHER_CHAIN),
@@ -113,7 +116,6 @@ impl From<Refusal> for ApiError {
             Refusal::StillForming => (StatusCode::CONFLICT, problem::FORMING),
             Refusal::NoSuchNode(_) => (StatusCode::NOT_FOUND, problem::UNKNOWN_NODE),
             Refusal::Quorum(_) => (StatusCode::CONFLICT, problem::QUORUM),
-            Refusal::RunsTwice(_) => (StatusCode::CONFLICT, problem::OTHER_PROCESS),
             Refusal::Recovery(Refused::OneThing) => (StatusCode::UNPROCESSABLE_ENTITY, BLANK),
             Refusal::Recovery(Refused::NoChain) => (StatusCode::CONFLICT, problem::FORMING),
             Refusal::Recovery(_) => (StatusCode::CONFLICT, problem::QUORUM),
@@ -128,6 +130,14 @@ impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(refusal) => refusal.into(),
+            CallError::OtherProcess { refusal, proof } => {
+                let kind = problem::OTHER_PROCESS;
+                let error = Self::of_kind(StatusCode::CONFLICT, kind, refusal.to_string());
+                Self {
+                    proof: Some(proof),
+                    ..error
+                }
+            }
             CallError::Ending => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the registry is ending; try again",

@@ -24,7 +24,7 @@ use std::{
 };
 
 use axolotl_common::{
-    KeyPair, NodeId,
+    KeyPair, NodeId, Signature,
     genesis::{GenesisDocument, GenesisError, Timing},
     recovery::StartId,
     registry_api::{
@@ -79,6 +79,14 @@ pub enum CallError {
     /// The caller's fault, or bad timing.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A process whose key another one has.
+    #[error("{refusal}")]
+    OtherProcess {
+        /// In words.
+        refusal: Refusal,
+        /// The authority's signature.
+        proof: Box<Signature>,
+    },
     /// The store failed: the registry ends.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -8,6 +8,7 @@ use axolotl_common::{
     },
     registry_api::{
         ConsensusFailure, EventKind, HealthResponse, Heartbeat, RegisterRequest, RegisterResponse,
+        refuse_process,
     },
 };
 
@@ -140,6 +141,14 @@ impl Turn<'_> {
         token: bool,
         request: &RegisterRequest,
     ) -> Result<RegisterResponse, CallError> {
+        // Before its counter, which belongs to the process that has the key.
+        if let Some(refusal) = self
+            .core
+            .state
+            .other_process(self.now, &signed.key, request)
+        {
+            return Err(self.refuse_process(refusal, &signed.key, request));
+        }
         // The counter belongs to the incarnation: the first call of a new one starts it afresh.
         let known = self.core.state.by_key(&signed.key);
         let fresh = known.is_some_and(|node| request.incarnation > node.record.incarnation);
@@ -189,6 +198,26 @@ impl Turn<'_> {
             self.inner.peers.send_modify(|version| *version += 1);
         }
         self.register_response(&label, registered.message)
+    }
+
+    /// The refusal of a process whose key another one has, signed.
+    fn refuse_process(
+        &mut self,
+        refusal: Refusal,
+        key: &PublicKey,
+        request: &RegisterRequest,
+    ) -> CallError {
+        if !self.core.state.unknown.take(self.now) {
+            return Refusal::TooMany.into();
+        }
+        let Some(chain) = &self.core.state.chain else {
+            return refusal.into();
+        };
+        let (authority, chain_id) = (&self.inner.setup.authority, chain.document.chain().id.0);
+        CallError::OtherProcess {
+            proof: Box::new(refuse_process(authority, chain_id, key, &request.process)),
+            refusal,
+        }
     }
 
     fn register_response(

@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use axolotl_common::{
-    KeyPair, NodeId, QuorumRule, VolumeId,
+    KeyPair, NodeId, ProcessId, QuorumRule, VolumeId,
     registry_api::{NodeState, RegisterRequest, Role, RuntimeInfo},
 };
 
@@ -55,6 +55,7 @@ fn request(i: u8) -> RegisterRequest {
         role: Role::Validator,
         volume_id: VolumeId([i; 16]),
         incarnation: 1,
+        process: ProcessId([i; 16]),
         genesis_hash: None,
         addresses: vec![format!("/dns4/node{i}/tcp/50051")],
         http_url: format!("http://node{i}:8080"),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axolotl_common::{
-    Epoch, Height, KeyPair, NodeId, VolumeId,
+    Epoch, Height, KeyPair, NodeId, ProcessId, VolumeId,
     registry_api::{Heartbeat, Problem, RegisterRequest, RegisterResponse, Role, StatusResponse},
     signed_request::{HEADER_JOIN_TOKEN, RequestSignature},
 };
@@ -276,6 +276,7 @@ pub fn request(i: u8) -> RegisterRequest {
         role: Role::Validator,
         volume_id: VolumeId([i; 16]),
         incarnation: 1,
+        process: ProcessId([i; 16]),
         genesis_hash: None,
         addresses: vec![format!("/ip4/127.0.0.1/tcp/{}", 50_050 + u16::from(i))],
         http_url: format!("http://127.0.0.1:{}", 8_079 + u16::from(i)),
