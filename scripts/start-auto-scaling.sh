@@ -23,7 +23,8 @@ Environment:
   AXOLOTL_BIN       directory with programs built elsewhere (default: build them here)
   CARGO_TARGET_DIR  where they are built (default: ~/.cache/axolotl/target)
 Any other variable of the registry (see `axolotl-registry serve --help`) is passed on; in Docker those
-that docker-compose.registry.yml names.
+that docker-compose.registry.yml names. With --local this script sets PORT, GENESIS_NODES (--nodes), RUNTIME,
+DATA_DIR and NODES_DIR itself.
 
 A second start of a running system changes nothing.
 Stop with ./scripts/stop-auto-scaling.sh.

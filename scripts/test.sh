@@ -43,7 +43,8 @@ cargo build --release --workspace --all-targets --locked
 step "images"
 AXOLOTL_BIN=$(binaries) "$repository/scripts/build-images.sh" --tag test
 step "cargo test"
-# Tests with containers mostly wait: they run beside the others, and what they say is shown after them.
+# Tests with containers mostly wait: they run beside the others, and what they say is shown after them. Their
+# programs begin with "docker", and no other begins with "d".
 tests=(cargo test --release --workspace --locked --no-fail-fast)
 "${tests[@]}" --test 'docker*' >"$TMPDIR/containers.log" 2>&1 &
 containers=$!

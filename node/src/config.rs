@@ -227,6 +227,17 @@ impl Faults {
         }
     }
 
+    /// As [`Self::take`], of a type whose own words for a fault do not say what is expected.
+    fn expect<T: Clone>(&mut self, name: &str, given: &Given<T>, expected: &str) -> Option<T> {
+        let value = given.value.as_ref().ok().cloned();
+        if value.is_none() && !given.text.is_empty() {
+            self.0
+                .push(format!("{name}={}: expected {expected}", given.text));
+            return None;
+        }
+        self.take(name, given)
+    }
+
     fn check(&mut self, holds: bool, fault: impl FnOnce() -> String) {
         if !holds {
             self.0.push(fault());
@@ -248,17 +259,19 @@ impl NodeArgs {
         let node_id = self.node_id.as_ref().filter(|given| !given.text.is_empty());
         let is_named = node_id.is_some();
         let node_id = node_id.and_then(|given| faults.take("NODE_ID", given));
-        let is_leader = faults.take("IS_LEADER", &self.is_leader);
-        let bind = faults.take("BIND_ADDR", &self.bind_addr);
-        let port = faults.take("PORT", &self.port);
-        let http_port = faults.take("HTTP_PORT", &self.http_port);
-        let rpc_port = faults.take("RPC_PORT", &self.rpc_port);
-        let auto_discover = faults.take("AUTO_DISCOVER", &self.auto_discover);
+        let (a_port, a_truth, a_count) = ("a port, 0 to 65535", "true or false", "a whole number");
+        let is_leader = faults.expect("IS_LEADER", &self.is_leader, a_truth);
+        let bind = faults.expect("BIND_ADDR", &self.bind_addr, "an IP address");
+        let port = faults.expect("PORT", &self.port, a_port);
+        let http_port = faults.expect("HTTP_PORT", &self.http_port, a_port);
+        let rpc_port = faults.expect("RPC_PORT", &self.rpc_port, a_port);
+        let auto_discover = faults.expect("AUTO_DISCOVER", &self.auto_discover, a_truth);
         let role = faults.take("ROLE", &self.role);
         let heartbeat = faults.take("HEARTBEAT_INTERVAL", &self.heartbeat_interval);
         let consensus_timeout = faults.take("CONSENSUS_TIMEOUT", &self.consensus_timeout);
-        let pool_max = faults.take("MEMPOOL_MAX_TRANSACTIONS", &self.mempool_max_transactions);
-        let pool_sender = faults.take("MEMPOOL_MAX_PER_SENDER", &self.mempool_max_per_sender);
+        let (all, each) = (&self.mempool_max_transactions, &self.mempool_max_per_sender);
+        let pool_max = faults.expect("MEMPOOL_MAX_TRANSACTIONS", all, a_count);
+        let pool_sender = faults.expect("MEMPOOL_MAX_PER_SENDER", each, a_count);
         let log_format = faults.take("LOG_FORMAT", &self.log_format);
 
         let ports = [port, http_port, rpc_port];
@@ -290,8 +303,10 @@ impl NodeArgs {
             });
         }
         let genesis_file = path(self.genesis_file);
-        if let Some(path) = &genesis_file {
-            faults.add(checks::genesis_file(path));
+        match &genesis_file {
+            Some(path) => faults.add(checks::genesis_file(path)),
+            None if registry_url.is_none() => faults.add(checks::kept_genesis(&self.data_dir)),
+            None => {}
         }
         faults.check(!self.data_dir.is_empty(), || {
             "DATA_DIR is empty; leave it out to get the default".into()
@@ -310,7 +325,9 @@ impl NodeArgs {
         for peer in non_empty(self.allow_peers) {
             match PublicKey::from_peer_id(&peer) {
                 Ok(key) => allow_peers.push(key),
-                Err(e) => faults.0.push(format!("ALLOW_PEERS={peer}: {e}")),
+                Err(e) => faults.0.push(format!(
+                    "ALLOW_PEERS={peer}: {e}; expected a peer id (12D3KooW…), as `axolotl keys show` prints it"
+                )),
             }
         }
         let bootstrap_peers: Vec<String> = non_empty(self.bootstrap_peers).collect();
@@ -400,8 +417,16 @@ mod tests {
             (config.p2p.port(), config.http.port(), config.rpc.port()),
             (50051, 8080, 8545)
         );
-        assert!(read(&["--node-id", "node1"]).unwrap().registry.is_none());
-        assert!(read(&[]).unwrap_err().to_string().contains("NODE_ID"));
+        let error = read(&["--data-dir", "/nowhere"]).unwrap_err();
+        assert_eq!(error.0.len(), 2, "{error}");
+        assert!(error.0[0].contains("NODE_ID"), "{error}");
+        assert!(error.0[1].contains("GENESIS_FILE"), "{error}");
+        // A node that has begun keeps its genesis.
+        let home = tempfile::tempdir().unwrap();
+        let data = home.path().to_str().unwrap();
+        std::fs::write(home.path().join("genesis.json"), "{}").unwrap();
+        let config = read(&["--node-id", "node1", "--data-dir", data]).unwrap();
+        assert!(config.registry.is_none());
     }
 
     #[test]
@@ -439,7 +464,7 @@ mod tests {
         .unwrap_err();
         for name in [
             "NODE_ID",
-            "PORT=70000",
+            "PORT=70000: expected a port, 0 to 65535",
             "must differ",
             "ROLE",
             "HEARTBEAT_INTERVAL",
@@ -461,13 +486,24 @@ mod tests {
     }
     #[test]
     fn empty_values_are_none_or_faults() {
-        let line = ["--node-id=node1", "--registry-url=", "--join-token-file="];
-        assert!(read(&line).unwrap().registry.is_none());
-        let line = ["--node-id=", "--genesis-file=", "--advertise-addr="];
+        let line = [
+            "--node-id=",
+            "--registry-url=http://registry:9090",
+            "--join-token-file=",
+        ];
+        let registry = read(&line).unwrap().registry.unwrap();
+        assert_eq!(registry.join_token_file, None);
+        let line = [
+            "--node-id=",
+            "--genesis-file=",
+            "--registry-url=",
+            "--data-dir=/nowhere",
+        ];
         let error = read(&line).unwrap_err();
-        assert_eq!(error.0.len(), 1, "{error}");
+        assert_eq!(error.0.len(), 2, "{error}");
         assert!(error.0[0].contains("NODE_ID is not set"), "{error}");
-        let error = read(&["--node-id=node1", "--port=", "--role="]).unwrap_err();
+        let error =
+            read(&["--registry-url=http://registry:9090", "--port=", "--role="]).unwrap_err();
         assert_eq!(error.0.len(), 2, "{error}");
         assert!(error.0[0].contains("PORT=: it is empty"), "{error}");
     }

@@ -65,7 +65,8 @@ pub struct AdoptArgs {
     /// Back-up of the authority key.
     #[arg(long)]
     pub authority_key: PathBuf,
-    /// Directory for the registry's data; must not hold a store yet.
+    /// Directory for the registry's data: empty, or begun with this authority key and without another
+    /// chain.
     #[arg(long, env = "DATA_DIR", default_value = "registry-data")]
     pub data_dir: PathBuf,
     /// Where `serve` will look for the authority key [default: <DATA_DIR>/authority_key].
@@ -151,7 +152,8 @@ pub struct ServeArgs {
     #[arg(long, env = "SCALE_INTERVAL", default_value = "10s")]
     pub scale_interval: String,
     /// How far the survivors of a lost quorum are trusted: crash (they do not lie; a recovery runs by itself
-    /// when s + q > n) or byzantine (as many as the chain bears may lie; it takes so many more survivors).
+    /// when survivors + quorum > validators) or byzantine (as many as the chain bears may lie; it takes so many
+    /// more survivors).
     #[arg(long, env = "RECOVERY_TRUST", default_value = "crash")]
     pub recovery_trust: String,
     /// Who may join: token (whoever shows the join token) or open (whoever reaches the port).
@@ -193,7 +195,7 @@ pub struct ServeArgs {
     /// How log lines are written: text or json.
     #[arg(long, env = "LOG_FORMAT", default_value = "text")]
     pub log_format: String,
-    /// Which log lines are written, as in tracing's EnvFilter.
+    /// What is logged, such as `info` or `axolotl_registry=debug`.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub rust_log: String,
 }
@@ -410,9 +412,10 @@ impl Config {
             timing.empty_block_interval_ms = empty.as_millis() as u64;
             if timing.empty_block_interval_ms > timing.seal_veto_ms / 3 {
                 f.add(format!(
-                    "EMPTY_BLOCK_INTERVAL={}: at most {} ms, a third of the seal veto",
+                    "EMPTY_BLOCK_INTERVAL={}: at most {} s, or a living chain would be taken for one that \
+                     stopped",
                     args.empty_block_interval,
-                    timing.seal_veto_ms / 3
+                    timing.seal_veto_ms / 3 / 1_000
                 ));
             }
         }

@@ -63,7 +63,7 @@ compose() {
         elif docker compose version >/dev/null 2>&1; then
             compose_program='docker compose'
         else
-            die "docker-compose is missing; on Debian or Ubuntu: apt-get install docker-compose"
+            die "docker-compose is missing; on Debian or Ubuntu: apt-get install docker-compose; or use --local"
         fi
     fi
     # shellcheck disable=SC2086 # two words

@@ -95,7 +95,7 @@ docker_summary() {
     say "Try next:"
     [[ ! -x $tool ]] || say "  $tool status"
     say "  curl -s $registry_url/status | jq .healthy_nodes"
-    say "  docker exec ${prefix}node1 axolotl status --registry-url http://${prefix}registry:9090"
+    say "  docker exec ${prefix}node1 axolotl status"
     say "  docker logs -f $registry_container"
     say "  docker exec $registry_container axolotl-registry admin-token"
     say ""

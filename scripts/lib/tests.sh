@@ -114,7 +114,7 @@ leave_nothing() {
                 kill -KILL "$pid" 2>/dev/null || true
                 ;;
             esac
-        done < <(grep -lsaF "$TMPDIR/" /proc/[0-9]*/environ 2>/dev/null || true)
+        done < <(grep -lsaF "$TMPDIR" /proc/[0-9]*/environ 2>/dev/null || true)
         [[ $found == yes ]] || break
         sleep 0.1
     done

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 
 use crate::{
     binaries, calls, events,
-    ports::{Ports, free_port},
+    ports::{self, Ports, free_port},
     processes::{self, Process, Signal},
     setup::{HandNode, Options, states, take_turn},
     wait,
@@ -75,7 +75,7 @@ impl Cluster {
         Ok(Self {
             home,
             options,
-            ports: Ports::find()?,
+            ports: Ports::find(ports::OF_PROCESSES)?,
             http,
             registry: None,
             hands: Vec::new(),

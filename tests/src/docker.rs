@@ -20,7 +20,7 @@ use tokio::{process::Command, sync::OnceCell};
 use crate::{
     binaries, calls,
     cluster::CALL,
-    ports::{Ports, SPAN},
+    ports::{self, Ports, SPAN},
     setup::{states, take_turn},
     wait,
 };
@@ -122,7 +122,7 @@ impl DockerCluster {
         let turn = take_turn("containers").await?;
         images().await?;
         let prefix = format!("axt{}-", std::process::id());
-        let ports = Ports::find()?;
+        let ports = Ports::find(ports::OF_CONTAINERS)?;
         let socket = std::fs::metadata("/var/run/docker.sock").context("the engine's socket")?;
         let group = std::os::unix::fs::MetadataExt::gid(&socket);
         let mut environment: Vec<(String, String)> = [

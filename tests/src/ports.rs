@@ -1,16 +1,16 @@
 //! Ports that nobody uses.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, ops::Range};
 
 use anyhow::Context;
 
 /// Ports kept free after each base, so that nodes numbered from 1 find theirs.
 pub const SPAN: u16 = 24;
-/// Candidates lie above the well-known services.
-const LOWEST: u16 = 12_000;
-/// Candidates lie below what Linux gives to outgoing connections by default, so that no connection
-/// takes the port of a node that is down.
-const HIGHEST: u16 = 32_000;
+/// Where clusters of processes look. Above the well-known services, and below what Linux gives to outgoing
+/// connections by default, so that no connection takes the port of a node that is down.
+pub const OF_PROCESSES: Range<u16> = 12_000..22_000;
+/// Where clusters of containers look, which run beside those of processes.
+pub const OF_CONTAINERS: Range<u16> = 22_000..32_000;
 
 /// The ports of one cluster.
 #[derive(Clone, Copy, Debug)]
@@ -26,19 +26,18 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Finds ports by binding them.
+    /// Finds ports in a range by binding them.
     ///
     /// # Errors
     /// When none are free.
-    pub fn find() -> anyhow::Result<Self> {
-        let mut candidate = start();
+    pub fn find(range: Range<u16>) -> anyhow::Result<Self> {
+        let places = (range.end - range.start) / SPAN;
+        // Spread by process id, so that two test programs rarely look at the same ports.
+        let mut place = std::process::id().wrapping_mul(7) % u32::from(places);
         let mut next = || -> anyhow::Result<u16> {
-            for _ in 0..(HIGHEST - LOWEST) / SPAN {
-                let base = candidate;
-                candidate += SPAN;
-                if candidate + SPAN > HIGHEST {
-                    candidate = LOWEST;
-                }
+            for _ in 0..places {
+                let base = range.start + u16::try_from(place)? * SPAN;
+                place = (place + 1) % u32::from(places);
                 if is_free(base) {
                     return Ok(base);
                 }
@@ -60,13 +59,6 @@ impl Ports {
 /// When it has none.
 pub fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-/// Where to begin: spread by process id, so that two test programs rarely look at the same ports.
-fn start() -> u16 {
-    let places = u32::from((HIGHEST - LOWEST) / SPAN - 1);
-    let place = std::process::id().wrapping_mul(7) % places;
-    LOWEST + u16::try_from(place).unwrap_or(0) * SPAN
 }
 
 fn is_free(base: u16) -> bool {

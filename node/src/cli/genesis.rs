@@ -68,13 +68,13 @@ pub struct MakeArgs {
     /// Id of the chain (EIP-155), which wallets ask for; with --dev it is 7777 if not given.
     #[arg(long, value_name = "ID", required_unless_present = "dev")]
     chain_id: Option<u64>,
-    /// How many must agree: `byzantine` bears a third that lies, `majority` only crashes.
+    /// How many must agree: `byzantine` bears that fewer than a third lie, `majority` crashes only.
     #[arg(long, default_value = "byzantine", value_name = "RULE")]
     quorum: Rule,
     /// Give the ten well-known development accounts 10,000 ether each. Everybody has their keys.
     #[arg(long)]
     dev: bool,
-    /// Give an account an amount; may be repeated.
+    /// Give an account an amount, such as 0x…=1000ether (without a unit it is wei); may be repeated.
     #[arg(long, value_name = "ADDRESS=AMOUNT")]
     fund: Vec<String>,
     /// File with an `alloc` object as geth's genesis has it, for contracts and many accounts.
@@ -240,7 +240,12 @@ fn alloc(args: &MakeArgs) -> anyhow::Result<Map<String, Value>> {
     let mut alloc = Map::new();
     let mut add = |address: String, account: Value| -> anyhow::Result<()> {
         let twice = alloc.insert(address.to_lowercase(), account).is_some();
-        ensure!(!twice, Usage(format!("{address} gets something twice")));
+        ensure!(
+            !twice,
+            Usage(format!(
+                "{address} is funded twice, by --dev, --fund or --alloc; name it once"
+            ))
+        );
         Ok(())
     };
     if args.dev {
@@ -338,8 +343,8 @@ fn render(spec: &ChainSpec) -> String {
     let (accounts, wei) = funded(spec);
     let time = UNIX_EPOCH.checked_add(std::time::Duration::from_secs(header.timestamp));
     let rule = match axolotl.quorum {
-        QuorumRule::Byzantine => "bears a third that lies",
-        QuorumRule::Majority => "bears crashes only",
+        QuorumRule::Byzantine => format!("{} may lie", (n - 1) / 3),
+        QuorumRule::Majority => "none may lie".to_owned(),
     };
     let authority = axolotl.authority_key.map_or(
         "none: the validators are fixed for ever".to_owned(),
@@ -356,7 +361,11 @@ fn render(spec: &ChainSpec) -> String {
         ("Gas limit", spec.gas_limit.to_string()),
         (
             "Funded",
-            format!("{accounts} accounts with {} ether", ether(wei)),
+            format!(
+                "{accounts} account{} with {} ether",
+                if accounts == 1 { "" } else { "s" },
+                ether(wei)
+            ),
         ),
         ("Authority key", authority),
         (

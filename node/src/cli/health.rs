@@ -1,16 +1,31 @@
 //! `axolotl health`: asks this machine's node whether it is alive, for health checks of containers
 //! and supervisors.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::json;
 
-use super::{options::OutputArgs, output};
+use super::{
+    options::{self, OutputArgs, asked_at},
+    output,
+};
 
 /// Arguments of `axolotl health`.
 #[derive(Args, Clone, Debug)]
 pub struct HealthArgs {
+    /// Address that the node listens on.
+    #[arg(
+        long,
+        env = "BIND_ADDR",
+        default_value = "127.0.0.1",
+        value_name = "ADDR"
+    )]
+    pub bind_addr: IpAddr,
     /// HTTP port of the node on this machine.
     #[arg(long, env = "HTTP_PORT", default_value_t = 8080, value_name = "PORT")]
     pub http_port: u16,
@@ -18,7 +33,7 @@ pub struct HealthArgs {
     #[arg(long)]
     pub ready: bool,
     /// Give up after this long.
-    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "3s", value_parser = options::time, value_name = "TIME")]
     pub timeout: Duration,
     #[command(flatten)]
     output: OutputArgs,
@@ -30,7 +45,8 @@ pub struct HealthArgs {
 /// When the HTTP client cannot be set up, or standard output is closed.
 pub async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
     let probe = if args.ready { "readyz" } else { "livez" };
-    let url = format!("http://127.0.0.1:{}/{probe}", args.http_port);
+    let at = SocketAddr::new(asked_at(args.bind_addr), args.http_port);
+    let url = format!("http://{at}/{probe}");
     let answer = super::http_client(args.timeout)?.get(&url).send().await;
     let (well, status, detail) = match answer {
         Ok(response) => {
@@ -54,7 +70,8 @@ pub async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
         output::note(&format!("{url} answered {code}: {detail}"));
     } else {
         output::note(&format!(
-            "no node answers at {url}: {detail}\nIs it running, and is HTTP_PORT its port?"
+            "no node answers at {url}: {detail}\nIs it running, does it listen on BIND_ADDR, and is HTTP_PORT its \
+             port?"
         ));
     }
     Ok(if well {

@@ -1,6 +1,11 @@
 //! Options that several commands share.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 
@@ -31,6 +36,32 @@ impl RpcArgs {
     pub fn client(&self) -> anyhow::Result<JsonRpc> {
         check_url("--rpc", &self.rpc)?;
         Ok(JsonRpc::new(&self.rpc, CALL_TIMEOUT)?)
+    }
+}
+
+/// A time with its unit.
+///
+/// # Errors
+/// What is expected.
+pub fn time(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a time with its unit, such as 5s or 250ms")
+}
+
+/// A number from 1.
+///
+/// # Errors
+/// What is expected.
+pub fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "expected a whole number from 1")
+}
+
+/// An address that can be asked where a program listens on this one: of all addresses, this machine's own.
+pub fn asked_at(listens: IpAddr) -> IpAddr {
+    match listens {
+        IpAddr::V4(any) if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(any) if any.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
     }
 }
 

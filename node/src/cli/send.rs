@@ -19,7 +19,7 @@ use super::{
     amount::{Amount, UNITS, ether, gwei},
     fees,
     json_rpc::{JsonRpc, RpcError},
-    options::{OutputArgs, RpcArgs, WalletArgs, advise},
+    options::{self, OutputArgs, RpcArgs, WalletArgs, advise},
     output::{self, Usage},
     password::PasswordArgs,
     table, tx,
@@ -58,7 +58,7 @@ pub struct SendArgs {
     #[arg(long)]
     no_wait: bool,
     /// Wait this long for the receipt.
-    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "60s", value_parser = options::time, value_name = "TIME")]
     timeout: Duration,
     #[command(flatten)]
     rpc: RpcArgs,

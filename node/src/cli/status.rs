@@ -9,7 +9,7 @@ use axolotl_common::registry_api::{NodeState, NodeStatus, Role, RuntimeInfo, Sta
 use clap::Args;
 
 use super::{
-    options::{OutputArgs, RegistryArgs},
+    options::{self, OutputArgs, RegistryArgs},
     output::{self, Colour, ColourArgs},
     registry,
     table::{self, Cell, plain},
@@ -25,7 +25,7 @@ pub struct StatusArgs {
     #[command(flatten)]
     colour: ColourArgs,
     /// Give up after this long.
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "5s", value_parser = options::time, value_name = "TIME")]
     pub timeout: Duration,
 }
 

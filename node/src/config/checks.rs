@@ -2,7 +2,9 @@
 //! setting, what was found, and what is expected.
 
 use std::{
+    ffi::OsStr,
     fs,
+    io::ErrorKind,
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
 };
@@ -21,12 +23,24 @@ pub(super) fn registry_url(url: &str) -> Result<(), String> {
     };
     match reqwest::Url::parse(url) {
         Err(error) => fault(&error.to_string()),
+        Ok(_) if !url.contains("://") => fault("it does not begin with http://"),
         Ok(parsed) if parsed.scheme() != "http" => fault("only plain http is spoken"),
         Ok(parsed) if parsed.host_str().is_none() => fault("no host"),
         Ok(parsed) if parsed.path() != "/" || parsed.query().is_some() => fault("it has a path"),
         Ok(parsed) if !parsed.username().is_empty() => fault("it has a user name"),
         Ok(_) => Ok(()),
     }
+}
+
+/// A node that is told of no genesis has one in its data directory.
+pub(super) fn kept_genesis(data_dir: &OsStr) -> Result<(), String> {
+    if Path::new(data_dir).join("genesis.json").exists() {
+        return Ok(());
+    }
+    Err(
+        "GENESIS_FILE is not set, and neither is REGISTRY_URL: the node would have no genesis"
+            .into(),
+    )
 }
 
 /// A peer to dial: host, TCP port and peer id.
@@ -63,6 +77,9 @@ pub(super) fn peer_address(address: &str) -> Result<(), String> {
 pub(super) fn genesis_file(path: &Path) -> Result<(), String> {
     let fault = |why: String| Err(format!("GENESIS_FILE={}: {why}", path.display()));
     match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return fault(format!("{error}; `axolotl genesis make` writes one"));
+        }
         Err(error) => return fault(error.to_string()),
         Ok(found) if !found.is_file() => return fault("expected a file".into()),
         Ok(found) if found.len() > MAX_GENESIS_BYTES => {
@@ -103,7 +120,7 @@ mod tests {
             assert_eq!(registry_url(url), Ok(()), "{url}");
         }
         for (url, why) in [
-            ("registry:9090", "plain http"),
+            ("registry:9090", "does not begin with http://"),
             ("registry", "relative URL"),
             ("https://registry:9090", "plain http"),
             ("http://", "empty host"),

@@ -80,7 +80,7 @@ async fn a_genesis_made_here_is_one_that_a_node_reads() {
     );
     assert_eq!(shown["funded_wei"], "2500000000000000005");
     let text = home.succeed("genesis show genesis.json").await.stdout;
-    assert!(text.contains("2 of 3 (bears crashes only)"), "{text}");
+    assert!(text.contains("2 of 3 (none may lie)"), "{text}");
 
     let data = DataDir::open(&home.path("node")).unwrap();
     let raw = std::fs::read(home.path("genesis.json")).unwrap();

@@ -422,3 +422,23 @@ fn scripts_can_be_run() {
     }
     report("scripts", &faults);
 }
+
+#[test]
+fn every_test_program_is_run() {
+    // test.sh names those that begin with "docker", and those that do not begin with "d".
+    let mut faults = Vec::new();
+    for path in files() {
+        let path_text = relative(&path);
+        let Some((_, program)) = path_text.split_once("/tests/") else {
+            continue;
+        };
+        let program = program
+            .strip_suffix("/main.rs")
+            .or(program.strip_suffix(".rs"));
+        let program = program.filter(|program| !program.contains('/'));
+        if program.is_some_and(|name| name.starts_with('d') && !name.starts_with("docker")) {
+            faults.push(format!("{path_text}: scripts/test.sh does not run it"));
+        }
+    }
+    report("scripts/test.sh", &faults);
+}

@@ -34,8 +34,9 @@ pub use self::{
 };
 use super::{
     json_rpc::JsonRpc,
-    options::{OutputArgs, RegistryArgs, advise, check_url},
-    output, registry,
+    options::{self, OutputArgs, RegistryArgs, advise, check_url},
+    output::{self, Usage},
+    registry,
 };
 
 /// Arguments of `axolotl bench`.
@@ -45,13 +46,13 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 100.0, value_name = "N")]
     pub rate: f64,
     /// How long transfers are handed in.
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "10s", value_parser = options::time, value_name = "TIME")]
     pub duration: Duration,
     /// Accounts that send; by default half the rate, from 10 to 1000.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = options::count, value_name = "N")]
     pub senders: Option<NonZeroUsize>,
     /// Transfers per HTTP request, where several are due at once.
-    #[arg(long, default_value = "1", value_name = "N")]
+    #[arg(long, default_value = "1", value_parser = options::count, value_name = "N")]
     pub batch: NonZeroUsize,
     /// JSON-RPC addresses to use instead of the registry's healthy nodes; may be repeated.
     #[arg(long, value_delimiter = ',', value_name = "URL")]
@@ -63,10 +64,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub funder_key_file: Option<PathBuf>,
     /// How often the head is asked for; bounds how exact the latencies are.
-    #[arg(long, default_value = "2ms", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "2ms", value_parser = options::time, value_name = "TIME")]
     pub poll_interval: Duration,
     /// How long to wait, after the last transfer was handed in, for all to be finalised.
-    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "30s", value_parser = options::time, value_name = "TIME")]
     pub drain: Duration,
     #[command(flatten)]
     output: OutputArgs,
@@ -221,17 +222,20 @@ fn poll_interval(args: &BenchArgs, transfers: usize) -> Duration {
 fn transfers_of(args: &BenchArgs) -> anyhow::Result<usize> {
     ensure!(
         args.rate.is_finite() && args.rate >= 0.0,
-        "--rate {}: expected a number from 0",
-        args.rate
+        Usage(format!("--rate {}: expected a number from 0", args.rate))
     );
     let transfers = (args.rate * args.duration.as_secs_f64()).round();
     ensure!(
         transfers <= MAX_TRANSFERS as f64,
-        "--rate times --duration is {transfers} transfers; at most {MAX_TRANSFERS} fit in one run"
+        Usage(format!(
+            "--rate times --duration is {transfers} transfers; at most {MAX_TRANSFERS} fit in one run"
+        ))
     );
     ensure!(
         transfers >= 1.0 || args.rate == 0.0,
-        "--rate times --duration is less than one transfer; make one of them larger"
+        Usage(
+            "--rate times --duration is less than one transfer; make one of them larger".to_owned()
+        )
     );
     Ok(transfers as usize)
 }
@@ -240,7 +244,7 @@ fn senders_of(args: &BenchArgs, transfers: usize) -> anyhow::Result<usize> {
     let by_rate = ((args.rate / 2.0) as usize).clamp(10, 1_000);
     let senders = args.senders.map_or(by_rate, NonZeroUsize::get);
     if senders > MAX_SENDERS {
-        bail!("--senders {senders}: at most {MAX_SENDERS}");
+        bail!(Usage(format!("--senders {senders}: at most {MAX_SENDERS}")));
     }
     Ok(senders.min(transfers))
 }

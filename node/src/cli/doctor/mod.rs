@@ -14,7 +14,7 @@ use serde_json::json;
 
 pub use self::judge::{Finding, Verdict};
 use super::{
-    options::{OutputArgs, RegistryArgs},
+    options::{self, OutputArgs, RegistryArgs},
     output::{self, Colour, ColourArgs},
 };
 
@@ -47,7 +47,7 @@ pub struct DoctorArgs {
     #[arg(long, env = "PORT", default_value_t = 50051, value_name = "PORT")]
     port: u16,
     /// Give up on each answer after this long.
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "5s", value_parser = options::time, value_name = "TIME")]
     timeout: Duration,
     #[command(flatten)]
     output: OutputArgs,

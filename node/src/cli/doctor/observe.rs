@@ -20,6 +20,7 @@ use crate::{
         self,
         json_rpc::{JsonRpc, RpcError},
         nodes::{self, Membership},
+        options::asked_at,
         registry,
     },
     storage::{data_dir::MAX_GENESIS_BYTES, files::read_if_there},
@@ -106,11 +107,7 @@ pub struct DiskFacts {
 /// # Errors
 /// When the HTTP client cannot be set up.
 pub async fn observe(args: &DoctorArgs) -> anyhow::Result<Facts> {
-    let host = match args.bind_addr {
-        any if any.is_unspecified() && any.is_ipv4() => IpAddr::from([127, 0, 0, 1]),
-        any if any.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
-        other => other,
-    };
+    let host = asked_at(args.bind_addr);
     let at = |port: u16| std::net::SocketAddr::new(host, port);
     let node = JsonRpc::new(&format!("http://{}", at(args.rpc_port)), args.timeout)?;
     let (registry, http, p2p, answer) = tokio::join!(
