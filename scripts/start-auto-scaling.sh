@@ -96,22 +96,28 @@ rpc_answers() {
 
 # Whether a transaction could be accepted: as many healthy nodes as wanted, and JSON-RPC answers.
 is_ready() {
-    local status=$1 healthy target url
+    local status=$1 healthy target
     healthy=$(json_field healthy_nodes <<<"$status")
     target=$(json_field target_nodes <<<"$status")
     [[ -n $healthy && $healthy -ge ${target:-$nodes} ]] || return 1
     [[ $(json_field consensus_possible <<<"$status") == true ]] || return 1
-    url=$(rpc_urls "$status" | sed -n 1p)
-    [[ -n $url ]] && rpc_answers "$url"
+    [[ -n $(answering_urls "$status" | sed -n 1p) ]]
+}
+
+# Those JSON-RPC addresses that answer: nodes that were replaced are still listed.
+answering_urls() {
+    local url
+    rpc_urls "$1" | while read -r url; do
+        if rpc_answers "$url"; then say "$url"; fi
+    done
 }
 
 summary_head() {
-    local status=$1 first
-    first=$(rpc_urls "$status" | sed -n 1p)
+    local status=$1 urls
+    urls=$(answering_urls "$status")
     say ""
     say "  Dashboard   $registry_url/   (the API: $registry_url/openapi.json)"
-    say "  JSON-RPC    $first"
-    rpc_urls "$status" | tail -n +2 | while read -r url; do say "              $url"; done
+    say "  JSON-RPC    ${urls//$'\n'/$'\n'              }"
     say "  Chain id    $(json_field chain_id <<<"$status")"
     say "  Accounts    ten prefunded accounts of the mnemonic \"test test test test test test test"
     say "              test test test test junk\". Everybody knows their keys: never use this"
@@ -216,6 +222,8 @@ if pid=$(registry_pid); then
 fi
 
 if registry_get /status >/dev/null || (exec 3<>"/dev/tcp/127.0.0.1/$registry_port") 2>/dev/null; then
+    ! container_runs "$registry_container" ||
+        die "a chain of containers runs already. Stop it first: ./scripts/stop-auto-scaling.sh --docker"
     die "port $registry_port is in use by something that is not the registry of $home." \
         "Stop that, or choose another port: REGISTRY_PORT=9190 $0"
 fi

@@ -13,6 +13,12 @@ containers() { docker ps -aq --filter "label=org.axolotl.network=$network" "$@";
 
 running_nodes() { containers --filter label=org.axolotl.node --filter status=running; }
 
+# Name of the first node that runs.
+first_node() {
+    docker ps --format '{{.Names}}' --filter "label=org.axolotl.network=$network" \
+        --filter label=org.axolotl.node | sort -V | sed -n 1p
+}
+
 container_runs() {
     [[ $(docker container inspect -f '{{.State.Running}}' "$1" 2>/dev/null) == true ]]
 }
@@ -46,7 +52,7 @@ make_images() {
     [[ -z ${DOCKER_IMAGE:-} || -z ${REGISTRY_IMAGE:-} ]] || return 0
     if find_cargo || [[ -n ${AXOLOTL_BIN:-} ]] ||
         ! docker image inspect axolotl-node:latest axolotl-registry:latest >/dev/null 2>&1; then
-        say "Building the images (the first time takes 10 to 20 minutes on two cores) …"
+        say "Building the images (the first time takes 10 to 20 minutes on two cores, later ones seconds) …"
         "$repository/scripts/build-images.sh"
     fi
 }
@@ -95,13 +101,13 @@ docker_summary() {
     say "Try next:"
     [[ ! -x $tool ]] || say "  $tool status"
     say "  curl -s $registry_url/status | jq .healthy_nodes"
-    say "  docker exec ${prefix}node1 axolotl status"
+    say "  docker exec $(first_node) axolotl status"
     say "  docker logs -f $registry_container"
     say "  docker exec $registry_container axolotl-registry admin-token"
     say ""
     say "See it heal itself:"
     say "  1. $compose_line stop node2"
-    say "  2. $compose_line stop node2 node3"
+    say "  2. on a new chain: $compose_line stop node2 node3"
     say "  3. curl -X POST $registry_url/scale -H 'content-type: application/json' \\"
     say "       -H \"Authorization: Bearer \$(docker exec $registry_container axolotl-registry admin-token)\" \\"
     say "       -d '{\"target_nodes\": 5}'"
@@ -133,6 +139,9 @@ docker_start() {
     nodes=${kept:-${wanted:-4}}
     ((nodes <= most_services)) || die "--docker: the compose file has $most_services nodes." \
         "Start with 4, then ask for more: POST /scale with {\"target_nodes\": $nodes}"
+    if registry_pid >/dev/null; then
+        die "a chain of processes runs already. Stop it first: ./scripts/stop-auto-scaling.sh --local"
+    fi
     if (exec 3<>"/dev/tcp/127.0.0.1/$registry_port") 2>/dev/null; then
         die "port $registry_port is in use by something else." \
             "Stop that, or choose another port: REGISTRY_PORT=9190 $0"

@@ -59,12 +59,19 @@ async fn the_scripts_start_once_and_leave_nothing() -> anyhow::Result<()> {
         "the second start changed something"
     );
 
-    // A container that the registry started is stopped and started again like the others.
-    cluster.stop(&["node2"]).await?;
-    cluster.wait_voting("node5", 1, START).await?;
     let client = cluster.rpc("node1").await?;
-    let block = client.block(1).await?;
-    ensure!(block.is_some(), "there is no block");
+    let block = wait::until("the first block", START, async || {
+        let block = client.block(1).await?;
+        ensure!(block.is_some(), "there is no block");
+        Ok(block)
+    })
+    .await?;
+    // A container that the registry started is stopped and started again like the others; that the first node
+    // is not there is no reason to wait for it.
+    cluster.stop(&["node1"]).await?;
+    cluster.wait_voting("node5", 1, START).await?;
+    let again = script(&cluster, "start-auto-scaling.sh", &["--docker"]).await?;
+    ensure!(again.contains("nothing was changed"), "{again}");
     script(&cluster, "stop-auto-scaling.sh", &["--docker"]).await?;
     let left = cluster.present().await?;
     ensure!(left.is_empty(), "containers are left: {left:?}");

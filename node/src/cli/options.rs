@@ -69,9 +69,10 @@ pub fn asked_at(listens: IpAddr) -> IpAddr {
 pub fn advise(error: RpcError) -> anyhow::Error {
     match &error {
         RpcError::Unreachable { .. } => anyhow::anyhow!(
-            "{error}\nIs a node running there? Start a local system with \
-             ./scripts/start-auto-scaling.sh --local, or name another node with --rpc or \
-             AXOLOTL_RPC; `axolotl status` shows those that there are."
+            "{error}\nIs a node running there? Start the system with \
+             ./scripts/start-auto-scaling.sh, or name another node with --rpc or AXOLOTL_RPC: of a \
+             system on this machine the next ones listen at 8546 and so on, and `axolotl status` \
+             shows all while the registry runs."
         ),
         RpcError::Unexpected { .. } => anyhow::anyhow!(
             "{error}\nIs it the JSON-RPC port (8545) of an Axolotl node? Check --rpc."

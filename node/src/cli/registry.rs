@@ -34,7 +34,7 @@ pub async fn status_and_date(
         .map_err(|error| {
             anyhow!(
                 "no registry answers at {base}: {}\n\
-                 Start a local system with ./scripts/start-auto-scaling.sh --local, or name another \
+                 Start the system with ./scripts/start-auto-scaling.sh, or name another \
                  registry with --registry or REGISTRY_URL.",
                 super::cause(&error)
             )

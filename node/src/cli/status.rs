@@ -97,11 +97,11 @@ pub fn render(status: &StatusResponse, now: SystemTime, colours: bool) -> String
     );
     if status.chain_id.is_some() {
         let (colour, words) = if status.consensus_possible {
-            (Colour::Green, "blocks can be finalised")
+            (Colour::Green, "blocks can be finalised".to_owned())
         } else {
-            (Colour::Red, "too few healthy validators to finalise blocks")
+            (Colour::Red, too_few(status))
         };
-        let words = colour.paint(words, colours);
+        let words = colour.paint(&words, colours);
         line(&mut text, &format!("Quorum {}: {words}", status.quorum));
     }
     if let Some(recovery) = &status.recovery {
@@ -129,6 +129,20 @@ pub fn render(status: &StatusResponse, now: SystemTime, colours: bool) -> String
     text
 }
 
+/// How many validators are healthy, when that is too few: of the nodes all may be, for learners are nodes too.
+pub(super) fn too_few(status: &StatusResponse) -> String {
+    let all = status.nodes.values();
+    let validators: Vec<_> = all.filter(|node| node.role == Role::Validator).collect();
+    let healthy = validators
+        .iter()
+        .filter(|node| node.state == NodeState::Healthy);
+    format!(
+        "{} of {} validators healthy, too few to finalise blocks",
+        healthy.count(),
+        validators.len()
+    )
+}
+
 fn row(node: &NodeStatus, now: SystemTime) -> [Cell; 9] {
     let role = if node.is_leader {
         "leader"
@@ -138,6 +152,7 @@ fn row(node: &NodeStatus, now: SystemTime) -> [Cell; 9] {
     let runs_as = match &node.runtime {
         Some(RuntimeInfo::Process { pid }) => format!("pid {pid}"),
         Some(RuntimeInfo::Docker { container }) => format!("container {container}"),
+        None if node.managed => "does not run".to_owned(),
         None => "by hand".to_owned(),
     };
     [

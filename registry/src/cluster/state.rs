@@ -471,7 +471,7 @@ impl State {
             (true, _) => RuntimeFact::Stopped(ended.to_owned()),
             (false, 0) => RuntimeFact::Down(ended.to_owned()),
             (false, crashes) => RuntimeFact::Down(format!(
-                "{ended}; {crashes} crashes in a row, it is started again with growing patience"
+                "{ended}; crashes in a row: {crashes}, it is started again with growing patience"
             )),
         }
     }

@@ -102,7 +102,7 @@ pub(crate) struct Core {
     pub(crate) state: State,
     pub(crate) store: Store,
     pub(crate) recovery: Recovery,
-    /// What the log said last of a recovery.
+    /// What the log said last of a recovery, without times.
     told: Option<String>,
     start: StartRecord,
     next_number: u64,

@@ -91,10 +91,11 @@ impl Turn<'_> {
             self.inner.wake.notify_one();
         }
         self.core.state.recovering = recovering;
-        if words.is_some() && words != self.core.told {
-            tracing::info!("recovery: {}", words.as_deref().unwrap_or_default());
+        let gist = words.as_deref().map(without_times);
+        if let Some(words) = words.filter(|_| gist != self.core.told) {
+            tracing::info!("recovery: {words}");
         }
-        self.core.told = words;
+        self.core.told = gist;
         Ok(())
     }
 
@@ -226,5 +227,30 @@ impl Turn<'_> {
                  quorum, so none ever runs by itself; POST /recover is the way out"
             )
         })
+    }
+}
+
+/// Words without their fractions: what says how long something takes so far changes with every look.
+fn without_times(words: &str) -> String {
+    let is_time = |word: &&str| word.contains('.') && word.parse::<f64>().is_ok();
+    let kept: Vec<&str> = words.split(' ').filter(|word| !is_time(word)).collect();
+    kept.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_takes_longer_is_not_news() {
+        let told = without_times("node2 does not seal yet: it started 6.4 s ago");
+        assert_eq!(
+            told,
+            without_times("node2 does not seal yet: it started 7.1 s ago")
+        );
+        assert_ne!(
+            told,
+            without_times("node3 does not seal yet: it started 6.4 s ago")
+        );
     }
 }

@@ -6,6 +6,7 @@ use axolotl_common::{PublicKey, registry_api::NodeState};
 use serde::Serialize;
 
 use super::observe::{DiskFacts, Facts, Listener, PortFacts, RegistryFacts};
+use crate::cli::status::too_few;
 
 /// Less free disk than this stops a node soon.
 const DISK_FAIL_BYTES: u64 = 100 << 20;
@@ -108,10 +109,7 @@ fn judge_registry(registry: &RegistryFacts) -> Finding {
         );
     }
     if !status.consensus_possible {
-        let found = format!(
-            "{counts}, too few to finalise blocks (quorum {})",
-            status.quorum
-        );
+        let found = format!("{counts}, {} (quorum {})", too_few(status), status.quorum);
         return fail(
             "registry",
             found,

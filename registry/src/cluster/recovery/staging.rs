@@ -68,7 +68,7 @@ impl Recovery {
             self.show(
                 seen,
                 RecoveryPhase::Sealing,
-                format!("{} validators have not answered yet", silent.len()),
+                format!("answers are missing yet: {}", silent.len()),
             );
         }
         let order = Order::Seal {
