@@ -14,7 +14,7 @@ Usage: ./scripts/test.sh
 
 Formatting, lints, a build, and every test: of single packages, of whole clusters of processes and of
 containers, and of Python clients. Needs a Docker engine: starts one when it is root and none answers. Some tests make
-network namespaces, which only root may. About half an hour after the build. Longer runs: ./scripts/soak.sh
+network namespaces, which only root may. Less than half an hour after the build. Longer runs: ./scripts/soak.sh
 
 Environment:
   CARGO_TARGET_DIR  where things are built (default: ~/.cache/axolotl/target)
