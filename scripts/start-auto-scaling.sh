@@ -96,12 +96,15 @@ rpc_answers() {
 
 # Whether a transaction could be accepted: as many healthy nodes as wanted, and JSON-RPC answers.
 is_ready() {
-    local status=$1 healthy target
+    local status=$1 healthy target url
     healthy=$(json_field healthy_nodes <<<"$status")
     target=$(json_field target_nodes <<<"$status")
     [[ -n $healthy && $healthy -ge ${target:-$nodes} ]] || return 1
     [[ $(json_field consensus_possible <<<"$status") == true ]] || return 1
-    [[ -n $(answering_urls "$status" | sed -n 1p) ]]
+    for url in $(rpc_urls "$status"); do
+        rpc_answers "$url" && return 0
+    done
+    return 1
 }
 
 # Those JSON-RPC addresses that answer: nodes that were replaced are still listed.
