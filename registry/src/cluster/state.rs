@@ -117,6 +117,8 @@ pub struct Live {
     pub beat: Option<(Now, Heartbeat)>,
     /// Requests that it may still make.
     pub bucket: Bucket,
+    /// Requests that other processes with its key may still make, to be refused.
+    pub refusals: Bucket,
     /// Number of its newest control stream; 0 when none is open.
     pub stream: u64,
     /// Number of the last order that it answered.
@@ -252,6 +254,7 @@ impl State {
                     counter: record.counter,
                     beat: None,
                     bucket: Bucket::of_key(),
+                    refusals: Bucket::of_key(),
                     stream: 0,
                     answered: None,
                     level_since: None,

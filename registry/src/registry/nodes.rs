@@ -207,7 +207,8 @@ impl Turn<'_> {
         key: &PublicKey,
         request: &RegisterRequest,
     ) -> CallError {
-        if !self.core.state.unknown.take(self.now) {
+        let node = self.core.state.by_key_mut(key);
+        if !node.is_some_and(|node| node.live.refusals.take(self.now)) {
             return Refusal::TooMany.into();
         }
         let Some(chain) = &self.core.state.chain else {
