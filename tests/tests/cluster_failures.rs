@@ -15,19 +15,28 @@ const OBSERVER: usize = 9;
 /// Patience for blocks after any fault.
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// Who crashes three times within a minute is replaced; these tests are about the four that there are.
+async fn no_third_within_a_minute(kills: &[Instant]) {
+    if let Some(before_last) = kills.iter().nth_back(1) {
+        wait::span(Duration::from_secs(61).saturating_sub(before_last.elapsed())).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_block_comes_soon_after_the_leader_is_killed() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(4).await?;
     let traffic = Load::start(&cluster.rpcs()?, 6).await?;
-    let mut times = Vec::new();
+    let (mut times, mut kills) = (Vec::new(), Vec::new());
     for round in 0..rounds(2, 10) {
         cluster.wait_healthy(4, START).await?;
+        no_third_within_a_minute(&kills).await;
         traffic.wait_for_more(20, AGAIN).await?;
         let leader = cluster.leader().await?;
         let survivor = cluster.labels()?.into_iter().find(|label| *label != leader);
         let survivor = cluster.rpc(&survivor.context("nobody survives")?)?;
         let pid = cluster.pid(&leader)?;
         let killed = Instant::now();
+        kills.push(killed);
         processes::signal(pid, processes::Signal::KILL)?;
         // Handed in after the death: no block that the dead leader had proposed can hold it.
         let sent = load::transact(&survivor, OBSERVER, AGAIN).await?;
@@ -59,10 +68,7 @@ async fn all_four_killed_at_random_lose_nothing() -> anyhow::Result<()> {
     for round in 0..rounds(2, 20) {
         cluster.wait_healthy(4, START).await?;
         traffic.wait_for_more(10, AGAIN).await?;
-        // Who crashes three times within a minute is replaced; this is about what these four keep.
-        if let Some(before_last) = kills.iter().nth_back(1) {
-            wait::span(Duration::from_secs(61).saturating_sub(before_last.elapsed())).await;
-        }
+        no_third_within_a_minute(&kills).await;
         let mut labels = cluster.labels()?;
         dice.shuffle(&mut labels);
         for label in &labels {
