@@ -465,7 +465,7 @@ async fn bare_heartbeats_count_only_while_registration_is_open() {
         let health: HealthResponse = api.get("/health?node_id=node1").await.json();
         assert_eq!(health.counted, open);
         let path = "/health?node_id=node1";
-        let signed = api.signed_at(&key(1), Method::GET, path, b"", now_ms(), next_counter());
+        let signed = api.signed_get(&key(1), path);
         let health: HealthResponse = api.send(signed).await.unwrap().json();
         assert!(health.counted);
         assert_eq!(api.status().await.registration, word);

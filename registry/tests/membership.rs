@@ -241,14 +241,7 @@ async fn a_drained_node_leaves_and_is_told_to_stop() {
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
     let record = nodes.pending(&[1, 2, 3, 4]).await;
     assert_eq!(names(&record), ["node1", "node3", "node4"]);
-    let stream = nodes.api.signed_at(
-        &key(2),
-        Method::GET,
-        "/control",
-        b"",
-        support::now_ms(),
-        support::next_counter(),
-    );
+    let stream = nodes.api.signed_get(&key(2), "/control");
     let mut stream = stream.send().await.unwrap();
     nodes.epoch = record.record.number;
     nodes.beat(&[1, 2, 3, 4]).await;

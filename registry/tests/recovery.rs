@@ -206,14 +206,7 @@ async fn a_key_has_one_process() {
     let first: RegisterResponse = api.register(&key(1), &request(1)).await.json();
     assert_eq!(api.beat(&key(1), &beat(1, 1, 1)).await.status, 200);
     // While the stream of the first is open and it is heard, a second process is refused.
-    let call = api.signed_at(
-        &key(1),
-        Method::GET,
-        "/control",
-        b"",
-        now_ms(),
-        next_counter(),
-    );
+    let call = api.signed_get(&key(1), "/control");
     let stream = call.send().await.unwrap();
     assert_eq!(stream.status(), 200);
     let second = RegisterRequest {

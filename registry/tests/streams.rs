@@ -13,7 +13,7 @@ use axolotl_common::{
     },
 };
 use reqwest::Method;
-use support::{Calls, TestRegistry, beat, key, next_counter, now_ms, unhealthy_after, wait_for};
+use support::{Calls, TestRegistry, beat, key, now_ms, unhealthy_after, wait_for};
 
 async fn registry() -> (tempfile::TempDir, TestRegistry, Calls) {
     let dir = tempfile::tempdir().unwrap();
@@ -92,14 +92,7 @@ async fn every_stream_begins_with_all_starts_of_the_store() {
     let (dir, registry, api) = registry().await;
     api.register_all(3).await;
     let open = |api: &Calls| {
-        let call = api.signed_at(
-            &key(1),
-            Method::GET,
-            "/control",
-            b"",
-            now_ms(),
-            next_counter(),
-        );
+        let call = api.signed_get(&key(1), "/control");
         call.send()
     };
     let first = async |api: &Calls| {
@@ -125,14 +118,7 @@ async fn every_stream_begins_with_all_starts_of_the_store() {
 async fn orders_are_signed_and_their_numbers_grow_over_restarts() {
     let (dir, registry, api) = registry().await;
     let open = |api: &Calls, i| {
-        let call = api.signed_at(
-            &key(i),
-            Method::GET,
-            "/control",
-            b"",
-            now_ms(),
-            next_counter(),
-        );
+        let call = api.signed_get(&key(i), "/control");
         call.send()
     };
     assert_eq!(open(&api, 1).await.unwrap().status(), 404);
@@ -194,7 +180,7 @@ async fn a_registry_on_an_older_store_is_heard() {
     let (_dir, registry, api) = registry().await;
     api.register_all(2).await;
     let open = |i, path: String| {
-        let call = api.signed_at(&key(i), Method::GET, &path, b"", now_ms(), next_counter());
+        let call = api.signed_get(&key(i), &path);
         call.send()
     };
     let took = (5 << 32) + 3;
@@ -217,14 +203,7 @@ async fn a_registry_on_an_older_store_is_heard() {
     let mut last = open(2, control_path(MAX_ORDER_NUMBER)).await.unwrap();
     assert!(next_peers(&mut last).await.number > MAX_ORDER_NUMBER);
     // It is part of what is signed.
-    let call = api.signed_at(
-        &key(1),
-        Method::GET,
-        "/control",
-        b"",
-        now_ms(),
-        next_counter(),
-    );
+    let call = api.signed_get(&key(1), "/control");
     let mut forged = call.build().unwrap();
     forged.url_mut().set_query(Some("after=9"));
     assert_eq!(api.http.execute(forged).await.unwrap().status(), 401);

@@ -3,8 +3,8 @@
 //! A test starts a [`Cluster`] of real processes from the built binaries, in a directory of its own
 //! and on ports of its own, waits for conditions with deadlines ([`wait::until`]), and ends with
 //! [`Cluster::finish`]. A cluster that is dropped before that prints the ends of its logs; either
-//! way every process is killed. Clusters take turns, also between test programs: what they measure
-//! would be worth nothing otherwise.
+//! way every process is killed. Clusters of processes take turns, also between test programs, and so do
+//! those of containers: what they measure would be worth nothing otherwise.
 
 pub mod binaries;
 mod calls;

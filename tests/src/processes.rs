@@ -11,7 +11,7 @@ pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
 /// Patience for a killed process to be gone.
-const GONE: Duration = Duration::from_secs(30);
+const GONE: Duration = Duration::from_secs(10);
 /// Lines of each log that a failed test prints.
 const TAIL_LINES: usize = 40;
 

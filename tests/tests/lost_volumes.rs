@@ -225,17 +225,24 @@ async fn a_second_process_with_one_key_is_refused() -> anyhow::Result<()> {
         })
         .await?;
         traffic.wait_for_more(20, AGAIN).await?;
-        if !is_last {
+        let gives_up = || {
+            let log = log_of(this, "twin");
+            let last = log.lines().last().unwrap_or_default();
+            (last.contains("does not take this node"), last.to_owned())
+        };
+        if is_last {
+            wait::until("it to end by itself", AGAIN, async || {
+                let (given_up, last) = gives_up();
+                ensure!(given_up, "{last}");
+                Ok(())
+            })
+            .await?;
+        } else {
             processes::signal(pid, Signal::TERM)?;
         }
         processes::wait_gone(pid).await?;
-        // The second time it ended by itself.
-        let log = log_of(&hands, "twin");
-        let last = log.lines().last().unwrap_or_default();
-        ensure!(
-            last.contains("does not take this node") == is_last,
-            "{last}"
-        );
+        let (given_up, last) = gives_up();
+        ensure!(given_up == is_last, "{last}");
     }
     // It has signed nothing.
     ensure!(checks::highest_signed(&twin.data)? == signed);

@@ -49,6 +49,10 @@ pub struct Problem {
     pub proof: Option<Box<Signature>>,
 }
 
+fn refusal_sign_bytes(chain_id: u64, key: &PublicKey, process: &ProcessId) -> Vec<u8> {
+    sign_bytes(domain::OTHER_PROCESS, &(chain_id, key, process))
+}
+
 /// Signs the authority's word to a process that registers with `key`: another one has that key, and it must
 /// not act. A node believes it from nobody else, since it ends for it.
 pub fn refuse_process(
@@ -57,10 +61,7 @@ pub fn refuse_process(
     key: &PublicKey,
     process: &ProcessId,
 ) -> Signature {
-    authority.sign(&sign_bytes(
-        domain::OTHER_PROCESS,
-        &(chain_id, key, process),
-    ))
+    authority.sign(&refusal_sign_bytes(chain_id, key, process))
 }
 
 impl Problem {
@@ -72,7 +73,7 @@ impl Problem {
         key: &PublicKey,
         process: &ProcessId,
     ) -> bool {
-        let bytes = sign_bytes(domain::OTHER_PROCESS, &(chain_id, key, process));
+        let bytes = refusal_sign_bytes(chain_id, key, process);
         self.kind == OTHER_PROCESS
             && (self.proof.as_ref()).is_some_and(|proof| authority.verify(&bytes, proof))
     }

@@ -174,9 +174,10 @@ impl Registry {
         let prompt = Arc::new(Notify::new());
         let (admitted, mut admission) = watch::channel(false);
         tasks.spawn(watch_changes(Arc::clone(&node), Arc::clone(&prompt)));
+        let authority = Authority::of(&genesis.genesis);
         let presence = Presence {
             client: this.client.clone(),
-            authority: Authority::of(&genesis.genesis),
+            authority,
             request: {
                 let node = Arc::clone(&node);
                 move || registry.request(Some(node.label.clone()), Some(&genesis.genesis))
@@ -202,12 +203,12 @@ impl Registry {
             Arc::clone(&report.node),
             report.consensus_timeout,
         ));
-        if let Some(authority) = report.node.chain.spec().genesis.axolotl().authority_key {
+        if let Some(authority) = authority {
             let (orders, received) = mpsc::channel(QUEUE);
             let context = OrderContext {
                 key: this.me.key.public(),
-                authority,
-                chain_id: Some(report.node.chain.spec().chain.id.0),
+                authority: authority.key,
+                chain_id: Some(authority.chain_id),
                 last: last_order(&report.data)?,
             };
             let (client, data, shutdown) =

@@ -267,9 +267,8 @@ where
         let mut refused_since = None;
         loop {
             let request = (self.request)();
-            let key = self.client.public_key();
-            let ends = |error: &CallError| {
-                let authority = self.authority.as_ref();
+            let (authority, key) = (self.authority, self.client.public_key());
+            let is_refused = |error: &CallError| {
                 authority.is_some_and(|authority| authority.refuses(key, &request, error))
             };
             match self.client.register(&request).await {
@@ -282,7 +281,7 @@ where
                     self.tell(PresenceUpdate::Registered(Box::new(response)));
                     return Ok(self.interval.unwrap_or(wished));
                 }
-                Err(error) if ends(&error) => {
+                Err(error) if is_refused(&error) => {
                     let since = *refused_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= OTHER_PROCESS_PATIENCE {
                         return Err(error);

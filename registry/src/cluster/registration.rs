@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | known, same volume, incarnation not lower | any | welcome back, under its own label |
 //! | known, other volume or lower incarnation | any | refused |
-//! | known, another process that lives, or whose incarnation is no lower | any | refused, signed |
+//! | known, while another process lives, or was started no less often | any | refused, signed |
 //! | unknown, without the join token | any | refused, unless registration is open |
 //! | unknown | none wished | `node{max+1}` |
 //! | unknown | free | as wished |
@@ -186,7 +186,8 @@ pub struct Caller {
 }
 
 impl State {
-    /// Judges a registration whose signature holds; changes nothing.
+    /// Judges a registration whose signature holds, of the only process that has the key, see
+    /// [`Self::other_process`]; changes nothing.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -226,9 +227,6 @@ impl State {
                 let old = &node.record;
                 if old.volume_id != request.volume_id {
                     return Err(Refusal::OtherVolume);
-                }
-                if let Some(refusal) = self.other_process(now, &caller.key, request) {
-                    return Err(refusal);
                 }
                 if request.incarnation < old.incarnation {
                     return Err(Refusal::Incarnation {

@@ -130,14 +130,14 @@ impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(refusal) => refusal.into(),
-            CallError::OtherProcess { refusal, proof } => {
-                let kind = problem::OTHER_PROCESS;
-                let error = Self::of_kind(StatusCode::CONFLICT, kind, refusal.to_string());
-                Self {
-                    proof: Some(proof),
-                    ..error
-                }
-            }
+            CallError::OtherProcess { refusal, proof } => Self {
+                proof: Some(proof),
+                ..Self::of_kind(
+                    StatusCode::CONFLICT,
+                    problem::OTHER_PROCESS,
+                    refusal.to_string(),
+                )
+            },
             CallError::Ending => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the registry is ending; try again",

@@ -212,6 +212,11 @@ impl Calls {
         request
     }
 
+    /// A signed GET, of now.
+    pub fn signed_get(&self, key: &KeyPair, path: &str) -> reqwest::RequestBuilder {
+        self.signed_at(key, Method::GET, path, b"", now_ms(), next_counter())
+    }
+
     pub fn signed(
         &self,
         key: &KeyPair,
