@@ -17,6 +17,8 @@ const MAX_PROPOSALS_PER_BODY: usize = 64;
 /// What is known of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyState {
+    /// It waits for its execution.
+    Unchecked,
     /// The application is executing it.
     Checking,
     /// It may be voted for, and its bytes are in the log.
@@ -41,11 +43,13 @@ pub(crate) struct Body {
     pub(crate) bytes: Bytes,
     pub(crate) state: BodyState,
     pub(crate) proposals: Vec<ProposedIn>,
+    /// Round in which its execution ended without a verdict.
+    pub(crate) tried: Option<Round>,
     arrival: u64,
 }
 
-/// All blocks of a height. Bounded in bytes and number; the oldest that the core does not
-/// hold on to gives way. A decided block that was dropped is fetched by sync.
+/// All blocks of a height. Bounded in bytes and number; of the proposer that has the most, the
+/// oldest that the core does not hold on to gives way. A decided block that was dropped is fetched by sync.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     bodies: BTreeMap<Hash, Body>,
@@ -77,21 +81,39 @@ impl Bodies {
             bytes,
             state,
             proposals: Vec::new(),
+            tried: None,
             arrival: self.arrivals,
         };
         self.bodies.insert(block, body);
         while self.bodies.len() > MAX_BODIES || self.total_bytes() > self.max_bytes {
-            let oldest = self
-                .bodies
-                .iter()
-                .filter(|(hash, _)| **hash != block && !keep.contains(hash))
-                .min_by_key(|(_, body)| body.arrival)
-                .map(|(hash, _)| *hash);
-            match oldest {
+            match self.least_needed(&block, keep) {
                 Some(hash) => drop(self.bodies.remove(&hash)),
                 None => break,
             }
         }
+    }
+
+    /// The oldest block of the proposer that has the most: who proposes much displaces its own.
+    fn least_needed(&self, newest: &Hash, keep: &[Hash]) -> Option<Hash> {
+        let mut counts: BTreeMap<Option<PublicKey>, usize> = BTreeMap::new();
+        for body in self.bodies.values() {
+            *counts.entry(body.first_proposer()).or_default() += 1;
+        }
+        self.bodies
+            .iter()
+            .filter(|(hash, _)| *hash != newest && !keep.contains(hash))
+            .max_by_key(|(_, body)| {
+                let of_proposer = counts.get(&body.first_proposer()).copied();
+                (of_proposer, std::cmp::Reverse(body.arrival))
+            })
+            .map(|(hash, _)| *hash)
+    }
+
+    /// The blocks that wait for their execution, by hash.
+    pub(crate) fn unchecked(&self) -> impl Iterator<Item = (&Hash, &Body)> {
+        self.bodies
+            .iter()
+            .filter(|(_, body)| body.state == BodyState::Unchecked)
     }
 
     fn total_bytes(&self) -> usize {
@@ -106,6 +128,11 @@ impl Body {
         if !known && self.proposals.len() < MAX_PROPOSALS_PER_BODY {
             self.proposals.push(proposed);
         }
+    }
+
+    /// Who proposed it first.
+    pub(crate) fn first_proposer(&self) -> Option<PublicKey> {
+        self.proposals.first().map(|proposed| proposed.proposer)
     }
 
     /// The verdicts that the core was not told yet, and marks them as told.

@@ -20,6 +20,26 @@ pub enum Evidence {
     Proposals(SignedProposal, SignedProposal),
 }
 
+/// Why this node could not vote for a proposed block. It is no proof for others: only two signatures
+/// are ([`Evidence`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProposalFault {
+    /// The block is not valid.
+    Invalid,
+    /// Its execution did not end within its round.
+    NotInTime,
+}
+
+impl ProposalFault {
+    /// Stable name, for metrics and logs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotInTime => "not_in_time",
+        }
+    }
+}
+
 impl Evidence {
     /// Who contradicted itself.
     pub fn validator(&self) -> &PublicKey {
@@ -59,6 +79,15 @@ pub enum Effect {
         height: Height,
         /// Round in which it will be proposed.
         round: Round,
+        /// Time that executing its transactions may take; zero: none are in it.
+        budget: Duration,
+    },
+    /// The block of this round is of no use any more; an answer is not needed.
+    CancelBuild {
+        /// Height of the block.
+        height: Height,
+        /// Round for which it was asked.
+        round: Round,
     },
     /// Execute a block; answered by [`crate::Input::Checked`].
     CheckBlock {
@@ -73,6 +102,31 @@ pub enum Effect {
         /// Builder that the header names; a validator of the epoch, and the proposer where the block
         /// was proposed for the first time. The driver has checked that already.
         builder: PublicKey,
+        /// Time that the execution may take, after which the answer is [`crate::Verdict::NotYet`]; `None`
+        /// when a quorum stands behind the block: then it is executed to its end, and judged by nothing
+        /// but its contents.
+        limit: Option<Duration>,
+    },
+    /// A quorum stands behind the block that is being executed: the limit is void.
+    LiftCheckLimit {
+        /// Height of the block.
+        height: Height,
+        /// Hash of the block.
+        block: Hash,
+    },
+    /// The execution of this block is of no use any more; an answer is not needed.
+    CancelCheck {
+        /// Height of the block.
+        height: Height,
+        /// Hash of the block.
+        block: Hash,
+    },
+    /// A validator proposed a block that this node could not vote for.
+    ProposalFault {
+        /// The validator.
+        proposer: PublicKey,
+        /// What was wrong with it.
+        fault: ProposalFault,
     },
     /// A block is decided. Store it durably, then send [`crate::Input::Begin`] for the next height.
     Commit {

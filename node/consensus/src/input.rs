@@ -97,8 +97,11 @@ pub struct TimerId {
 pub enum Verdict {
     /// It may be voted for.
     Valid,
-    /// It may not, for this reason.
+    /// It may not, for this reason: every execution says so.
     Invalid(String),
+    /// It was not executed to its end, or it is early by this node's clock. Says nothing about the
+    /// block, so it is neither logged nor remembered.
+    NotYet,
 }
 
 /// What the world tells the driver.
@@ -126,6 +129,8 @@ pub enum Input {
     Checked {
         /// Height asked for.
         height: Height,
+        /// Round asked for.
+        round: Round,
         /// Hash of the block.
         block: Hash,
         /// The judgement.

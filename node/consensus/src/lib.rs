@@ -53,6 +53,7 @@
 
 mod amnesia;
 mod bodies;
+mod budget;
 mod context;
 mod driver;
 mod effect;
@@ -70,7 +71,7 @@ mod validators;
 mod test_support;
 
 pub use driver::{Admission, Driver, Lock, StatedHead};
-pub use effect::{Effect, Evidence};
+pub use effect::{Effect, Evidence, ProposalFault};
 pub use input::{BlockSummary, Config, HeightStart, Input, Now, TimerId, TimerKind, Verdict};
 pub use log_record::{LogEntry, LogRecord};
 pub use message::{DecodeError, Message, MessageKind, SignedVote};

@@ -8,6 +8,7 @@
     reason = "a harness outside of the test functions: what fails here is a failed test"
 )]
 
+mod executors;
 mod quorum_loss;
 mod sim;
 

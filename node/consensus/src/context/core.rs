@@ -7,7 +7,7 @@ use bft::{
     Effect as CoreEffect, Input, LivenessMsg, LocallyProposedValue, MisbehaviorEvidence, Params,
     Resumable, Resume, SignedConsensusMsg, State, ThresholdParams, ValuePayload,
 };
-use bft_types::{CertificateError, ThresholdParam, VoteExtensionPolicy};
+use bft_types::{CertificateError, Threshold, ThresholdParam, VoteExtensionPolicy, VoteType};
 
 use super::{Addr, BlockId, CoreHeight, CoreValidator, CoreValidators, Ctx, convert};
 use crate::{
@@ -130,6 +130,19 @@ impl Core {
             block: locked.value.0,
             proof,
         })
+    }
+
+    /// Whether a quorum prevoted for or precommitted to a block, in whatever round.
+    pub(crate) fn is_backed(&self, block: &Hash) -> bool {
+        let value = BlockId(*block);
+        let driver = &self.state.driver;
+        let prevoted = driver.polka_certificates().iter();
+        prevoted.clone().any(|polka| polka.value_id == value)
+            || driver.votes().all_rounds().keys().any(|round| {
+                let quorum = Threshold::Value(value);
+                let precommit = VoteType::Precommit;
+                driver.votes().is_threshold_met(round, precommit, quorum)
+            })
     }
 
     /// Blocks that must be kept: the lock and the valid value.

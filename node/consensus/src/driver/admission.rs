@@ -1,6 +1,9 @@
 //! Which messages are let in.
 
-use super::{Driver, Phase};
+use super::{
+    Driver, Phase,
+    checks::{MAX_ROUNDS_AHEAD, MAX_SIGNED_PER_ROUND},
+};
 use crate::{
     epoch::{Standing, standing},
     message::{Message, Payload, SignedProposal},
@@ -69,7 +72,10 @@ impl Driver {
                 if !self.signer.verify_proposal(proposal) {
                     return Admission::Reject("signature does not hold");
                 }
-                return self.check_body(proposal, block);
+                return match self.check_body(proposal, block) {
+                    Admission::Accept => self.check_place(standing, proposal),
+                    refused => refused,
+                };
             }
             Payload::Polka(certificate) => committee
                 .verify_polka(&mut self.signer, certificate)
@@ -86,6 +92,26 @@ impl Driver {
         } else {
             Admission::Reject("signature does not hold")
         }
+    }
+
+    /// Checks that there is a place for the proposal: a round near the present one, in which its proposer
+    /// has not signed two other blocks already.
+    fn check_place(&self, standing: Standing, signed: &SignedProposal) -> Admission {
+        let (Standing::Current, Some(current)) = (standing, &self.current) else {
+            return Admission::Accept;
+        };
+        let proposal = &signed.proposal;
+        let round = current.core.round().unwrap_or_default();
+        if proposal.round.0.saturating_sub(round.0) > MAX_ROUNDS_AHEAD {
+            return Admission::Ignore("of a round far ahead");
+        }
+        let has_room = current.signed.get(&proposal.round).is_none_or(|signed| {
+            signed.len() < MAX_SIGNED_PER_ROUND || signed.contains(&proposal.block)
+        });
+        if !has_room && !current.core.is_backed(&proposal.block) {
+            return Admission::Ignore("its proposer signed two other blocks of this round");
+        }
+        Admission::Accept
     }
 
     /// Checks that the bytes are the proposed block and that its builder is who it must be: the

@@ -63,7 +63,25 @@ impl Driver {
                 self.future.clear();
             }
         }
+        self.abandon();
+        if let Some(decided) = &start.last_certificate
+            && decided.height.next() == start.height
+            && self.height() < Some(start.height)
+        {
+            self.budget.decided(decided.round);
+        }
         self.enter(now, start, Vec::new())
+    }
+
+    /// Gives up what is built and executed for the height.
+    pub(super) fn abandon(&mut self) {
+        self.cancel_check();
+        if let Some(current) = &mut self.current
+            && let Some(round) = current.build.take()
+        {
+            let height = current.start.height;
+            self.out.push(Effect::CancelBuild { height, round });
+        }
     }
 
     fn enter(
@@ -81,8 +99,17 @@ impl Driver {
         let height = start.height;
         self.current = Some(Current {
             bodies: Bodies::new(self.config.max_block_bytes),
+            signed: std::collections::BTreeMap::new(),
+            banned: std::collections::BTreeSet::new(),
+            check: None,
+            round: None,
+            slowest: std::time::Duration::ZERO,
+            stretch: std::time::Duration::ZERO,
+            heard: std::collections::BTreeMap::new(),
             fed: std::collections::BTreeSet::new(),
             building: None,
+            build: None,
+            built: None,
             phase: Phase::Held(records),
             votes: false,
             start,
@@ -204,6 +231,10 @@ impl Driver {
                 LogEntry::Proposal(proposal) => {
                     let p = proposal.proposal;
                     current.fed.insert((p.round, p.block, p.valid_round));
+                    let signed = current.signed.entry(p.round).or_default();
+                    if !signed.contains(&p.block) {
+                        signed.push(p.block);
+                    }
                 }
                 LogEntry::Verdict(verdict) => {
                     if let Some(body) = current.bodies.get_mut(&verdict.block) {

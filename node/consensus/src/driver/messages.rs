@@ -3,13 +3,13 @@
 use axolotl_common::{Hash, Height, Round};
 use bytes::Bytes;
 
-use super::{Admission, Driver, Phase};
+use super::{Admission, Driver, Phase, checks::MAX_SIGNED_PER_ROUND};
 use crate::{
     bodies::{BodyState, ProposedIn},
     context::core::CoreInput,
     effect::Effect,
     epoch::Standing,
-    input::{Now, TimerKind, Verdict},
+    input::{Now, TimerKind},
     liveness::timeout,
     log_record::LogEntry,
     message::{Message, Payload, SignedProposal, SignedVote},
@@ -26,6 +26,7 @@ impl Driver {
             if let Payload::Vote(vote) = &message.payload {
                 self.highest.note(vote);
             }
+            self.note_heard(standing, &message);
             if message.author() == Some(&self.signer.me()) {
                 return self.own_message(standing, &message);
             }
@@ -89,6 +90,15 @@ impl Driver {
         let Some(current) = &mut self.current else {
             return Ok(());
         };
+        let known = current.signed.entry(proposal.round).or_default();
+        if !known.contains(&proposal.block) {
+            if known.len() < MAX_SIGNED_PER_ROUND {
+                known.push(proposal.block);
+            }
+            if known.len() > 1 {
+                current.banned.insert(proposal.proposer);
+            }
+        }
         let id = (proposal.round, proposal.block, proposal.valid_round);
         if current.fed.insert(id) {
             self.feed(CoreInput::Entry(LogEntry::Proposal(signed)))?;
@@ -103,78 +113,25 @@ impl Driver {
             proposer: proposal.proposer,
             told: false,
         };
-        let check = match known {
-            None => {
-                let held = current.core.held_blocks();
-                let state = BodyState::Checking;
-                current
-                    .bodies
-                    .insert(proposal.block, bytes.clone(), state, &held);
-                true
-            }
-            // Perhaps it was early by our clock: a later round deserves another look.
-            Some(BodyState::Invalid) => current
+        if known.is_none() {
+            let held = current.core.held_blocks();
+            let state = BodyState::Unchecked;
+            current
                 .bodies
-                .get(&proposal.block)
-                .is_some_and(|body| body.proposals.iter().all(|p| p.round < proposal.round)),
-            Some(BodyState::Checking | BodyState::Valid) => false,
-        };
+                .insert(proposal.block, bytes, state, &held);
+        }
         if let Some(body) = current.bodies.get_mut(&proposal.block) {
             body.propose(proposed);
-            if check {
-                body.state = BodyState::Checking;
-            }
         }
-        if check && let Some(summary) = (self.config.summary)(&bytes) {
-            self.out.push(Effect::CheckBlock {
-                height: proposal.height,
-                round: proposal.round,
-                block: proposal.block,
-                bytes,
-                builder: summary.builder,
-            });
-        }
-        if known == Some(BodyState::Valid) {
-            self.tell_verdicts(proposal.block, true)?;
+        match known {
+            Some(BodyState::Valid) => self.tell_verdicts(proposal.block, true)?,
+            Some(BodyState::Invalid) => self.tell_verdicts(proposal.block, false)?,
+            None | Some(BodyState::Unchecked | BodyState::Checking) => {}
         }
         Ok(())
     }
 
-    pub(super) fn checked(
-        &mut self,
-        height: Height,
-        block: Hash,
-        verdict: &Verdict,
-    ) -> Result<(), String> {
-        let Some(current) = &mut self.current else {
-            return Ok(());
-        };
-        if current.start.height != height || !matches!(current.phase, Phase::Running) {
-            return Ok(());
-        }
-        let Some(body) = current.bodies.get_mut(&block) else {
-            return Ok(());
-        };
-        if body.state != BodyState::Checking {
-            return Ok(());
-        }
-        let valid = match verdict {
-            Verdict::Valid => {
-                body.state = BodyState::Valid;
-                let bytes = body.bytes.clone();
-                self.append(LogEntry::Block { block, bytes });
-                true
-            }
-            Verdict::Invalid(reason) => {
-                tracing::warn!(%height, %block, reason, "a proposed block is invalid");
-                body.state = BodyState::Invalid;
-                false
-            }
-        };
-        self.tell_verdicts(block, valid)
-    }
-
-    fn tell_verdicts(&mut self, block: Hash, valid: bool) -> Result<(), String> {
+    pub(super) fn tell_verdicts(&mut self, block: Hash, valid: bool) -> Result<(), String> {
         let verdicts = self
             .current
             .as_mut()
@@ -198,26 +155,56 @@ impl Driver {
         let Some(current) = &mut self.current else {
             return Ok(());
         };
-        if current.start.height != height || current.building != Some(round) {
+        if current.start.height != height || current.build != Some(round) {
             return Ok(());
         }
+        current.build = None;
         let summary = (self.config.summary)(&bytes);
         let fits = bytes.len() <= self.config.max_block_bytes
             && summary.is_some_and(|s| (s.hash, s.height, s.builder) == (block, height, me));
-        if !fits {
+        if fits {
+            current.built = Some((block, bytes));
+        } else {
             tracing::error!(%height, %round, %block, "the block built here is not fit to be proposed");
-            return Ok(());
         }
-        current.building = None;
+        Ok(())
+    }
+
+    /// Proposes the block that was built, if this round is this node's and waits for it. A block that
+    /// came too late for its round stays for the next one: a node that builds slowly would else never
+    /// propose.
+    pub(super) fn propose_built(&mut self) -> Result<(), String> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        let Some(round) = current.building else {
+            return Ok(());
+        };
         if current.core.round() != Some(round) || !current.core.awaits_proposal() {
+            current.building = None;
             return Ok(());
         }
+        let Some((block, bytes)) = current.built.take() else {
+            return Ok(());
+        };
+        current.building = None;
         let held = current.core.held_blocks();
         current
             .bodies
             .insert(block, bytes.clone(), BodyState::Valid, &held);
         self.append(LogEntry::Block { block, bytes });
         self.feed(CoreInput::Propose { round, block })
+    }
+
+    /// Keeps the highest round of the height being decided in which each validator was heard.
+    fn note_heard(&mut self, standing: Standing, message: &Message) {
+        let (Some(current), Some(author)) = (&mut self.current, message.author()) else {
+            return;
+        };
+        if standing == Standing::Current {
+            let heard = current.heard.entry(*author).or_default();
+            *heard = (*heard).max(message.round());
+        }
     }
 
     fn note_ahead(&mut self, seen: Height) {

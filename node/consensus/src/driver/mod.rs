@@ -1,6 +1,7 @@
 //! The driver: one node's part in deciding one height after another.
 
 mod admission;
+mod checks;
 #[cfg(test)]
 mod epoch_tests;
 mod heights;
@@ -11,15 +12,20 @@ mod sealing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use axolotl_common::{Epoch, Hash, Height, PublicKey, Round, VolumeId};
 use bytes::Bytes;
 
+use self::checks::Check;
 pub use self::{admission::Admission, sealing::StatedHead};
 use crate::{
     amnesia::{AmnesiaCheck, Fitness, HighestVotes},
     bodies::{Bodies, BodyState},
+    budget::BuildBudget,
     context::core::{Core, CoreEvent, CoreInput},
     effect::Effect,
     future::FutureMessages,
@@ -72,10 +78,30 @@ struct Current {
     /// Whether this node signs at this height.
     votes: bool,
     bodies: Bodies,
+    /// Hashes that the proposer of a round signed, the first one first.
+    signed: BTreeMap<Round, Vec<Hash>>,
+    /// Proposers that signed two blocks of one round: only blocks that a quorum stands behind are
+    /// executed for them.
+    banned: BTreeSet<PublicKey>,
+    /// Execution under way.
+    check: Option<Check>,
+    /// Round as of the last review of the executions.
+    round: Option<Round>,
+    /// Longest execution that ended in this round.
+    slowest: Duration,
+    /// No timeout of a round is shorter: see [`checks`].
+    stretch: Duration,
+    /// Validators by the highest round of this height in which they were heard.
+    heard: BTreeMap<PublicKey, Round>,
     /// Proposals that the core has, by what it tells apart.
     fed: BTreeSet<(Round, Hash, Option<Round>)>,
     /// Own proposals wait for a block of this round.
     building: Option<Round>,
+    /// A block is being built, asked for in this round.
+    build: Option<Round>,
+    /// A block that was built and not proposed: if its round was over, it waits for the next turn of
+    /// this node.
+    built: Option<(Hash, Bytes)>,
 }
 
 /// The state machine. See the page of the crate.
@@ -95,6 +121,9 @@ pub struct Driver {
     ahead: Ahead,
     timers: BTreeSet<TimerId>,
     work: bool,
+    budget: BuildBudget,
+    /// When the present input came.
+    now: Now,
     copies: u32,
     /// When the certificate of the last block was last shown to a latecomer.
     last_answer: Option<Now>,
@@ -122,6 +151,8 @@ impl Driver {
             ahead: Ahead::default(),
             timers: BTreeSet::new(),
             work: false,
+            budget: BuildBudget::new(&config.timing),
+            now: Now::ZERO,
             copies: 0,
             last_answer: None,
             last_epoch_sync: None,
@@ -136,6 +167,7 @@ impl Driver {
     /// `records` what the consensus log holds, in its order. Records of other heights and epochs are
     /// only looked through for votes to answer others' amnesia checks with.
     pub fn replay(&mut self, now: Now, start: HeightStart, records: Vec<LogRecord>) -> Vec<Effect> {
+        self.now = now;
         let result = self.first_height(now, start, records);
         self.finish(result)
     }
@@ -145,6 +177,7 @@ impl Driver {
         if self.dead {
             return Vec::new();
         }
+        self.now = now;
         let result = match input {
             Input::Begin(start) => self.begin(now, start),
             Input::Message(message) => self.receive(now, message),
@@ -157,9 +190,11 @@ impl Driver {
             } => self.built(height, round, block, bytes),
             Input::Checked {
                 height,
+                round,
                 block,
                 verdict,
-            } => self.checked(height, block, &verdict),
+            } if self.height() == Some(height) => self.checked(round, block, &verdict),
+            Input::Checked { .. } => Ok(()),
             Input::Work(work) => {
                 self.work = work;
                 if work { self.start_if_idle() } else { Ok(()) }
@@ -167,6 +202,8 @@ impl Driver {
             Input::HighestVoteSeen { from, vote } => self.highest_vote_seen(now, from, vote),
             Input::SealSeen(note) => self.seal_seen(now, &note),
         };
+        let result = result.and_then(|()| self.propose_built());
+        self.review_checks();
         self.finish(result)
     }
 
@@ -295,7 +332,7 @@ impl Driver {
             CoreEvent::PublishPolka(certificate) => self.broadcast(Payload::Polka(certificate)),
             CoreEvent::PublishRound(certificate) => self.broadcast(Payload::Round(certificate)),
             CoreEvent::SetTimer(kind, round) => {
-                let after = timeout(&self.config.timing, kind, round);
+                let after = self.step_timeout(kind, round);
                 self.set_timer(kind, round, after);
             }
             CoreEvent::CancelTimer(kind, round) => self.cancel_timer(kind, round),
@@ -303,6 +340,17 @@ impl Driver {
             CoreEvent::BuildBlock(round) => self.build(round),
             CoreEvent::Decided(certificate) => self.decided(certificate),
             CoreEvent::Misbehaviour(evidence) => self.out.push(Effect::Misbehaviour(evidence)),
+        }
+    }
+
+    /// How long a timer of the core runs in a round.
+    fn step_timeout(&self, kind: TimerKind, round: Round) -> Duration {
+        let after = timeout(&self.config.timing, kind, round);
+        match (kind, &self.current) {
+            (TimerKind::Propose | TimerKind::Prevote | TimerKind::Precommit, Some(current)) => {
+                after.max(current.stretch)
+            }
+            _ => after,
         }
     }
 
@@ -352,11 +400,15 @@ impl Driver {
         let Some(current) = &mut self.current else {
             return;
         };
+        let height = current.start.height;
         current.building = Some(round);
-        if self.logged.is_none() {
+        let is_under_way = current.build.is_some() || current.built.is_some();
+        if self.logged.is_none() && !is_under_way {
+            current.build = Some(round);
             self.out.push(Effect::BuildBlock {
-                height: current.start.height,
+                height,
                 round,
+                budget: self.budget.in_round(round),
             });
         }
     }
@@ -367,6 +419,10 @@ impl Driver {
         };
         current.phase = Phase::Decided;
         current.building = None;
+        self.cancel_check();
+        let Some(current) = &self.current else {
+            return;
+        };
         let body = current.bodies.get(&certificate.block);
         match body.filter(|body| body.state == BodyState::Valid) {
             Some(body) => {

@@ -129,6 +129,7 @@ impl Driver {
     /// Shuts the core of the present height, and keeps what it is locked on.
     pub(super) fn close(&mut self) {
         let lock = self.precommitted();
+        self.abandon();
         self.cancel_timers(|kind| kind != TimerKind::Behind);
         self.future.clear();
         if let Some(current) = &mut self.current {

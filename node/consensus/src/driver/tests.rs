@@ -99,7 +99,7 @@ impl Loopback {
                             .push_back((other, Input::Message(message.clone())));
                     }
                 }
-                Effect::BuildBlock { height, round } => {
+                Effect::BuildBlock { height, round, .. } => {
                     let (hash, bytes) = block(height, me, 0);
                     let built = Input::Built {
                         height,
@@ -109,12 +109,18 @@ impl Loopback {
                     };
                     self.queue.push_back((node, built));
                 }
-                Effect::CheckBlock { height, block, .. } => {
+                Effect::CheckBlock {
+                    height,
+                    round,
+                    block,
+                    ..
+                } => {
                     let verdict = Verdict::Valid;
                     self.queue.push_back((
                         node,
                         Input::Checked {
                             height,
+                            round,
                             block,
                             verdict,
                         },
@@ -326,7 +332,8 @@ fn an_idle_chain_waits_for_a_reason() {
     assert!(
         effects.contains(&Effect::BuildBlock {
             height: Height(6),
-            round: Round(0)
+            round: Round(0),
+            budget: Duration::from_millis(150),
         }),
         "{effects:?}"
     );
@@ -387,6 +394,7 @@ fn a_replay_sends_the_same_votes_in_other_copies() {
         Now::ZERO,
         Input::Checked {
             height: Height(5),
+            round: Round(0),
             block: hash,
             verdict: Verdict::Valid,
         },

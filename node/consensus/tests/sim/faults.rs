@@ -87,8 +87,13 @@ pub(crate) struct Plan {
     pub(crate) drift: Vec<f64>,
     /// Pause between two transactions.
     pub(crate) transaction_every: Micros,
-    /// Longest time to build or check a block.
+    /// Longest time to build or check a block, for all nodes alike.
     pub(crate) execution: Micros,
+    /// What a node needs of each cost below, as a multiple; 1 where none is given.
+    pub(crate) speeds: Vec<Micros>,
+    /// What an empty block costs the fastest node, and each of its transactions.
+    pub(crate) block_cost: Micros,
+    pub(crate) transaction_cost: Micros,
 }
 
 const SECOND: Micros = 1_000_000;
@@ -103,6 +108,9 @@ impl Plan {
             drift: vec![1.0; nodes],
             transaction_every: 150_000,
             execution: 5_000,
+            speeds: Vec::new(),
+            block_cost: 0,
+            transaction_cost: 0,
         }
     }
 
@@ -183,6 +191,9 @@ impl Plan {
             execution: *[3_000, 3_000, 30_000, 100_000, 900_000]
                 .choose(rng)
                 .unwrap(),
+            speeds: Vec::new(),
+            block_cost: 0,
+            transaction_cost: 0,
         }
     }
 }

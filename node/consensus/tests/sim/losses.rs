@@ -509,6 +509,7 @@ fn setup(
         },
         term: 1_000,
         loss: Some(loss),
+        gone: Vec::new(),
         traced: false,
     }
 }

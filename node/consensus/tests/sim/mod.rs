@@ -40,6 +40,7 @@ pub(crate) fn random_setup(seed: u64, n: usize, byzantine: usize) -> Setup {
         not_checked: &[],
         term: if rng.random_bool(0.3) { 5 } else { 1_000 },
         loss: None,
+        gone: Vec::new(),
         traced: true,
     }
 }

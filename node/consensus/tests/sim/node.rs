@@ -11,6 +11,7 @@ use super::{
     ledger::{self, Block, Chain, MAX_BLOCK_BYTES, MAX_TRANSACTIONS, check_planned},
     net::Micros,
     task::Task,
+    world::executors::Executor,
 };
 
 pub(crate) struct Node {
@@ -52,6 +53,10 @@ pub(crate) struct Running {
     pub(crate) since: Micros,
     /// When votes last decided a block in this process.
     pub(crate) decided: Option<Micros>,
+    /// Builds and checks blocks.
+    pub(crate) executor: Executor,
+    /// Not its first start.
+    pub(crate) restarted: bool,
     /// Staging a draft or putting a record into force, while the adopted block is fetched.
     pub(crate) task: Option<Task>,
 }
@@ -101,6 +106,8 @@ impl Node {
             unfit: false,
             since: now,
             decided: None,
+            executor: Executor::default(),
+            restarted: self.boot > 1,
             task: None,
         });
         let records = self.disk.open();
@@ -142,8 +149,8 @@ impl Node {
         true
     }
 
-    /// A block on top of the chain.
-    pub(crate) fn build(&self, nonce: u64) -> Block {
+    /// A block on top of the chain, of so many transactions at most.
+    pub(crate) fn build(&self, nonce: u64, most: usize) -> Block {
         let chain = &self.disk.chain;
         let mempool = self.running.iter().flat_map(|running| &running.mempool);
         Block {
@@ -154,7 +161,7 @@ impl Node {
             transactions: mempool
                 .copied()
                 .filter(|t| !chain.included.contains(t))
-                .take(MAX_TRANSACTIONS)
+                .take(MAX_TRANSACTIONS.min(most))
                 .collect(),
             record: self
                 .pending_record()

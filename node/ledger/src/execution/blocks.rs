@@ -11,7 +11,8 @@ use revm::{ExecuteCommitEvm, SystemCallCommitEvm};
 use super::{
     BlockAttributes, ExecutedBlock, ExecutionError, InvalidBlock, TxSource,
     database::BlockState,
-    evm::{Evm, Refusal, block_env, cfg, evm, refusal, tx_env},
+    deadline::{Evm, TimeLimit},
+    evm::{Refusal, block_env, cfg, evm, refusal, tx_env},
     records::{Governance, check_requests, requests_of},
 };
 use crate::{
@@ -28,7 +29,8 @@ const MIN_TRANSACTION_GAS: u64 = 21_000;
 
 /// Builds the block after `parent`: `state` and `roots` are those after `parent`, `governance` says
 /// under whom it stands. A request that the block cannot hold is left out; a record that is due is put
-/// in.
+/// in. When the time that `limit` gives is over, the block is closed as it is, without the transaction
+/// that was being executed; see [`TxSource::interrupted`].
 ///
 /// # Errors
 /// When the attributes do not follow the parent, or the state cannot be read.
@@ -45,6 +47,7 @@ pub fn build_block(
     governance: Governance<'_>,
     attributes: BlockAttributes,
     txs: &mut dyn TxSource,
+    limit: &dyn TimeLimit,
 ) -> Result<ExecutedBlock, ExecutionError> {
     let BlockAttributes {
         timestamp,
@@ -54,9 +57,9 @@ pub fn build_block(
     let header = header_after(spec, parent, parent_hash, timestamp, &builder)?;
     let requests = requests_of(spec, governance, header.number, requests);
     let mut room = spec.max_block_bytes.saturating_sub(MAX_FRAME_BYTES);
-    let mut run = Run::start(spec, &header, state)?;
+    let mut run = Run::start(spec, &header, state, limit)?;
     let mut transactions = Vec::new();
-    while run.gas_left() >= MIN_TRANSACTION_GAS {
+    while run.gas_left() >= MIN_TRANSACTION_GAS && !run.evm.ctx.chain.is_over() {
         let Some(tx) = txs.next() else { break };
         let size = tx.raw()[..].length();
         if size > room {
@@ -74,6 +77,10 @@ pub fn build_block(
             }
             Err(Refusal::Transaction(why)) => txs.skip_sender(&tx, &why.to_string()),
             Err(Refusal::State(error)) => return Err(error.into()),
+            Err(Refusal::Interrupted) => {
+                txs.interrupted(&tx);
+                break;
+            }
         }
     }
     let draft = Block::new(header, transactions, requests);
@@ -84,7 +91,11 @@ pub fn build_block(
 /// `roots` are those after `parent`, `governance` says under whom it stands.
 ///
 /// # Errors
-/// When the block is not valid, or the state cannot be read.
+/// When the block is not valid, the state cannot be read, or the time that `limit` gives is over.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the inputs of a state transition"
+)]
 pub fn execute_block(
     spec: &ChainSpec,
     parent: &Header,
@@ -93,6 +104,7 @@ pub fn execute_block(
     roots: &RootCache,
     governance: Governance<'_>,
     block: Block,
+    limit: &dyn TimeLimit,
 ) -> Result<ExecutedBlock, ExecutionError> {
     let Block {
         header: found,
@@ -129,7 +141,7 @@ pub fn execute_block(
         let limit = spec.max_block_bytes;
         return Err(InvalidBlock::TooLong { size, limit }.into());
     }
-    let mut run = Run::start(spec, &draft.header, state)?;
+    let mut run = Run::start(spec, &draft.header, state, limit)?;
     for (index, tx) in draft.transactions.iter().enumerate() {
         let outcome = if tx.gas_limit() > run.gas_left() {
             let why = TransactionError::Other("gas limit reached".into());
@@ -145,6 +157,7 @@ pub fn execute_block(
                 return Err(InvalidBlock::Transaction { index, hash, why }.into());
             }
             Err(Refusal::State(error)) => return Err(error.into()),
+            Err(Refusal::Interrupted) => return Err(ExecutionError::Interrupted),
         }
     }
     let executed = finish(draft, run, state, roots)?;
@@ -246,11 +259,12 @@ impl<'a> Run<'a> {
         spec: &ChainSpec,
         header: &Header,
         state: &'a dyn FlatState,
+        limit: &'a dyn TimeLimit,
     ) -> Result<Self, ExecutionError> {
         let base_fee = header.base_fee_per_gas.unwrap_or_default();
         let db = BlockState::new(state);
         let mut run = Self {
-            evm: evm(cfg(spec.chain_id()), block_env(header), db),
+            evm: evm(cfg(spec.chain_id()), block_env(header), db, limit),
             base_fee,
             gas_limit: header.gas_limit,
             gas_used: 0,
@@ -268,9 +282,10 @@ impl<'a> Run<'a> {
         }
         // Both EIPs: a call that fails changes nothing, and the block stays valid.
         let done = self.evm.system_call_commit(contract, word.0.into());
-        match done.map_err(|error| refusal(error, &self.evm.ctx.tx, self.base_fee)) {
+        match done.map_err(|error| refusal(error, &self.evm, self.base_fee)) {
             Ok(_) | Err(Refusal::Transaction(_)) => Ok(()),
             Err(Refusal::State(error)) => Err(error.into()),
+            Err(Refusal::Interrupted) => Err(ExecutionError::Interrupted),
         }
     }
 
@@ -283,7 +298,7 @@ impl<'a> Run<'a> {
         let result = self
             .evm
             .transact_commit(tx_env(tx))
-            .map_err(|error| refusal(error, &self.evm.ctx.tx, self.base_fee))?;
+            .map_err(|error| refusal(error, &self.evm, self.base_fee))?;
         let gas_used = result.tx_gas_used();
         self.gas_used += gas_used;
         self.receipts.push(Receipt {

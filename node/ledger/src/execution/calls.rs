@@ -11,7 +11,8 @@ use revm::{
 use super::{
     CallError, CallOutcome, CallRequest, StateOverrides,
     database::BlockState,
-    evm::{Evm, OUT_OF_GAS, Refusal, block_env, cfg, evm, halt_reason, refusal},
+    deadline::{Evm, TimeLimit},
+    evm::{OUT_OF_GAS, Refusal, block_env, cfg, evm, halt_reason, refusal},
 };
 use crate::{
     genesis::ChainSpec,
@@ -33,7 +34,8 @@ const ESTIMATE_ERROR_THOUSANDTHS: u64 = 15;
 /// fee pays none and sees a base fee of zero.
 ///
 /// # Errors
-/// When the call cannot be tried; one that reverts is an outcome.
+/// When the call cannot be tried, or the time that `limit` gives is over; one that reverts is an outcome.
+#[allow(clippy::too_many_arguments, reason = "the inputs of a call")]
 pub fn call(
     spec: &ChainSpec,
     header: &Header,
@@ -41,12 +43,14 @@ pub fn call(
     request: &CallRequest,
     overrides: &StateOverrides,
     gas_cap: u64,
+    limit: &dyn TimeLimit,
 ) -> Result<CallOutcome, CallError> {
     let gas = request.gas.unwrap_or(gas_cap).min(gas_cap);
-    let mut session = Session::new(spec, header, state, request, overrides)?;
+    let mut session = Session::new(spec, header, state, request, overrides, limit)?;
     match session.run(gas) {
         Ok(tried) => Ok(tried.outcome),
         Err(Refusal::State(error)) => Err(error.into()),
+        Err(Refusal::Interrupted) => Err(CallError::Interrupted),
         Err(Refusal::Transaction(why)) => Err(CallError::Transaction { why, gas }),
     }
 }
@@ -55,7 +59,8 @@ pub fn call(
 /// geth does; or how it ends with all the gas that it may have.
 ///
 /// # Errors
-/// When the call cannot be tried.
+/// When the call cannot be tried, or the time that `limit` gives is over.
+#[allow(clippy::too_many_arguments, reason = "the inputs of a call")]
 pub fn estimate_gas(
     spec: &ChainSpec,
     header: &Header,
@@ -63,8 +68,9 @@ pub fn estimate_gas(
     request: &CallRequest,
     overrides: &StateOverrides,
     gas_cap: u64,
+    limit: &dyn TimeLimit,
 ) -> Result<Result<u64, CallOutcome>, CallError> {
-    let mut session = Session::new(spec, header, state, request, overrides)?;
+    let mut session = Session::new(spec, header, state, request, overrides, limit)?;
     let mut high = match request.gas {
         Some(gas) if gas >= TRANSFER_GAS => gas,
         _ => header.gas_limit,
@@ -147,6 +153,7 @@ impl<'a> Session<'a> {
         state: &'a dyn FlatState,
         request: &CallRequest,
         overrides: &StateOverrides,
+        limit: &'a dyn TimeLimit,
     ) -> Result<Self, CallError> {
         let tx = tx_env(spec, request)?;
         let mut block = block_env(header);
@@ -162,7 +169,7 @@ impl<'a> Session<'a> {
             db.pretend(*address, pretended)?;
         }
         let base_fee = block.basefee;
-        let evm = evm(cfg, block, db);
+        let evm = evm(cfg, block, db, limit);
         Ok(Self { evm, tx, base_fee })
     }
 
@@ -177,7 +184,7 @@ impl<'a> Session<'a> {
         };
         let done = self.evm.transact(tx);
         let result = done
-            .map_err(|error| refusal(error, &self.evm.ctx.tx, self.base_fee))?
+            .map_err(|error| refusal(error, &self.evm, self.base_fee))?
             .result;
         let spent = Spent {
             used: result.tx_gas_used(),
@@ -204,6 +211,7 @@ impl<'a> Session<'a> {
         match self.run(gas) {
             Ok(tried) => Ok(Some(tried)),
             Err(Refusal::State(error)) => Err(error.into()),
+            Err(Refusal::Interrupted) => Err(CallError::Interrupted),
             Err(Refusal::Transaction(
                 TransactionError::IntrinsicGas { .. } | TransactionError::FloorDataGas { .. },
             )) => Ok(None),

@@ -4,17 +4,18 @@ use alloy_consensus::{Header, Transaction as _};
 use alloy_eips::eip2930::AccessList;
 use alloy_primitives::U256;
 use revm::{
-    Context, MainBuilder, MainContext, MainnetEvm,
     context::{
-        BlockEnv, CfgEnv, TxEnv,
+        BlockEnv, CfgEnv, Context, Journal, TxEnv,
         result::{EVMError, HaltReason, InvalidTransaction},
     },
     context_interface::{block::BlobExcessGasAndPrice, cfg::GasParams, either::Either},
-    handler::MainnetContext,
     primitives::{eip4844::BLOB_BASE_FEE_UPDATE_FRACTION_PRAGUE, hardfork::SpecId},
 };
 
-use super::database::BlockState;
+use super::{
+    database::BlockState,
+    deadline::{Evm, Meter, TimeLimit, limited_evm},
+};
 use crate::{
     state::StateError,
     transaction::{MAX_INITCODE_BYTES, Transaction, TransactionError},
@@ -25,15 +26,22 @@ const RULES: SpecId = SpecId::PRAGUE;
 /// How geth names the failure that more gas may cure.
 pub(super) const OUT_OF_GAS: &str = "out of gas";
 
-pub(super) type Evm<'a> = MainnetEvm<MainnetContext<BlockState<'a>>>;
-
-/// An EVM for the block with this header.
-pub(super) fn evm(cfg: CfgEnv, block: BlockEnv, state: BlockState<'_>) -> Evm<'_> {
-    Context::mainnet()
-        .with_db(state)
-        .with_cfg(cfg)
-        .with_block(block)
-        .build_mainnet()
+/// An EVM for the block with this header, which stops when `limit` says so.
+pub(super) fn evm<'a>(
+    cfg: CfgEnv,
+    block: BlockEnv,
+    state: BlockState<'a>,
+    limit: &'a dyn TimeLimit,
+) -> Evm<'a> {
+    let context = Context::<BlockEnv, TxEnv, CfgEnv, _, Journal<BlockState<'a>>, ()>::new(
+        state, cfg.spec,
+    );
+    limited_evm(
+        context
+            .with_cfg(cfg)
+            .with_block(block)
+            .with_chain(Meter::new(limit)),
+    )
 }
 
 pub(super) fn cfg(chain_id: u64) -> CfgEnv {
@@ -100,13 +108,20 @@ pub(super) enum Refusal {
     Transaction(TransactionError),
     /// The store failed.
     State(StateError),
+    /// The time was over.
+    Interrupted,
 }
 
+/// Why `evm` did not execute the transaction that it holds.
 pub(super) fn refusal(
     error: EVMError<StateError, InvalidTransaction>,
-    tx: &TxEnv,
+    evm: &Evm<'_>,
     base_fee: u64,
 ) -> Refusal {
+    if evm.ctx.chain.interrupted {
+        return Refusal::Interrupted;
+    }
+    let tx = &evm.ctx.tx;
     match error {
         EVMError::Database(error) => Refusal::State(error),
         EVMError::Transaction(error) => Refusal::Transaction(in_geths_words(error, tx, base_fee)),

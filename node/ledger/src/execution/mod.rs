@@ -7,6 +7,7 @@
 mod blocks;
 mod calls;
 mod database;
+mod deadline;
 mod evm;
 mod records;
 
@@ -25,6 +26,7 @@ use crate::{
 
 pub use blocks::{build_block, execute_block};
 pub use calls::{call, estimate_gas};
+pub use deadline::{TimeLimit, Unlimited};
 pub use records::{DueRecord, Governance, check_members, check_request};
 
 pub(crate) use evm::intrinsic_gas;
@@ -48,6 +50,10 @@ pub trait TxSource {
     /// The transaction just handed out does not fit or is invalid: give none of its sender any
     /// more for this block.
     fn skip_sender(&mut self, tx: &Tx, why: &str);
+
+    /// The time was over while the transaction just handed out was executed: it is not in the block,
+    /// and nothing more is asked for.
+    fn interrupted(&mut self, tx: &Tx);
 }
 
 /// A block with everything that follows from it. Nothing of it is stored or applied yet.
@@ -112,6 +118,9 @@ pub enum ExecutionError {
     /// The store failed: fatal.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The time was over. Says nothing about the block.
+    #[error("interrupted: the time limit was reached")]
+    Interrupted,
 }
 
 /// A client's call.
@@ -218,4 +227,7 @@ pub enum CallError {
     /// The store failed.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The time was over.
+    #[error("execution aborted (timeout)")]
+    Interrupted,
 }

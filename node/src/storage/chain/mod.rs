@@ -56,7 +56,7 @@ use alloy_primitives::B256;
 use axolotl_common::{BlockProof, CommitCertificate, Height};
 use axolotl_ledger::{
     Block, BlockAttributes, ChainSpec, ExecutedBlock, ExecutionError, FlatState, RootCache,
-    StateDiff, TxSource, build_block,
+    StateDiff, TimeLimit, TxSource, build_block,
 };
 use tokio::sync::watch;
 
@@ -156,6 +156,7 @@ impl Chain {
         &self,
         attributes: BlockAttributes,
         txs: &mut dyn TxSource,
+        limit: &dyn TimeLimit,
     ) -> Result<ExecutedBlock, ExecutionError> {
         let roots = self
             .inner
@@ -173,6 +174,7 @@ impl Chain {
             tip.governance(),
             attributes,
             txs,
+            limit,
         )
     }
 
@@ -180,13 +182,17 @@ impl Chain {
     ///
     /// # Errors
     /// See [`execute_block`].
-    pub fn execute(&self, block: Block) -> Result<ExecutedBlock, ExecutionError> {
+    pub fn execute(
+        &self,
+        block: Block,
+        limit: &dyn TimeLimit,
+    ) -> Result<ExecutedBlock, ExecutionError> {
         let roots = self
             .inner
             .roots
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        self.inner.execute(&roots, block)
+        self.inner.execute(&roots, block, limit)
     }
 
     /// Applies a block that was built or executed on the tip, and writes it to the block log. It is

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use alloy_primitives::Bytes;
 use axolotl_common::{BlockProof, Hash, Height};
-use axolotl_ledger::{Block, ExecutedBlock, ExecutionError, RootCache, execute_block};
+use axolotl_ledger::{Block, ExecutedBlock, ExecutionError, RootCache, TimeLimit, execute_block};
 
 use super::{Inner, RawBlock, StorageError, StoredBlock, epochs::Tip, layers::StateAt, lock};
 use crate::storage::block_log::{BlockRecord, NewBlock};
@@ -56,6 +56,7 @@ impl Inner {
         &self,
         roots: &RootCache,
         block: Block,
+        limit: &dyn TimeLimit,
     ) -> Result<ExecutedBlock, ExecutionError> {
         let tip = self.tip().head;
         let state = self.state_at(tip.header.number);
@@ -67,6 +68,7 @@ impl Inner {
             roots,
             tip.governance(),
             block,
+            limit,
         )
     }
 

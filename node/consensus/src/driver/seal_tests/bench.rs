@@ -203,6 +203,7 @@ impl Bench {
     pub(super) fn checked(&mut self, filling: u8) -> Vec<Effect> {
         self.step(Input::Checked {
             height: HEIGHT,
+            round: Round(0),
             block: block(filling).0,
             verdict: Verdict::Valid,
         })
@@ -289,6 +290,7 @@ pub(super) fn all_inputs() -> Vec<Input> {
         proposal(2),
         Input::Checked {
             height: HEIGHT,
+            round: Round(0),
             block: hash,
             verdict: Verdict::Valid,
         },

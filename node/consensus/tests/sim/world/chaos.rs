@@ -162,7 +162,7 @@ impl World {
             if let Some(running) = self.nodes[node].running.as_mut() {
                 running.crash_in = None;
             }
-            if self.lost.contains(&node) {
+            if self.lost.contains(&node) || self.setup.gone.contains(&node) {
                 continue;
             }
             self.boot(node)?;

@@ -1,16 +1,18 @@
 //! What the world does for a driver.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use axolotl_common::Round;
-use axolotl_consensus::{Effect, Input, LogEntry, Message, MessageKind, Verdict};
+use axolotl_common::{Round, VoteKind, genesis::Timing};
+use axolotl_consensus::{
+    Effect, Input, LogEntry, Message, MessageKind, TimerKind, message::Payload,
+};
 use rand::Rng;
 
 use super::{Event, Mutant, World};
 use crate::sim::{
     byzantine::Cast,
     invariants::Violation,
-    ledger::{self, Block},
+    ledger::Block,
     net::{Micros, Script},
 };
 
@@ -56,11 +58,21 @@ impl World {
             Effect::Append(record)
                 if record.entry == LogEntry::Seal
                     && self.setup.mutant == Some(Mutant::SealNotDurable) => {}
-            Effect::Append(record) => self.nodes[node].disk.append(&record.encode()),
+            Effect::Append(record) => {
+                self.check_verdict(node, &record.entry)?;
+                self.nodes[node].disk.append(&record.encode());
+            }
             Effect::Flush => self.nodes[node].disk.flush(),
             Effect::Broadcast(message) => self.broadcast(node, message)?,
             Effect::SetTimer { id, after } => {
                 let after = after.div_f64(self.nodes[node].drift);
+                let after = match (self.setup.mutant, id.kind) {
+                    (
+                        Some(Mutant::TimeoutCapped),
+                        TimerKind::Propose | TimerKind::Prevote | TimerKind::Precommit,
+                    ) => after.min(Duration::from_millis(Timing::default().max_timeout_ms)),
+                    _ => after,
+                };
                 self.number += 1;
                 let number = self.number;
                 if let Some(running) = self.nodes[node].running.as_mut() {
@@ -82,39 +94,25 @@ impl World {
                     running.timers.remove(&id);
                 }
             }
-            Effect::BuildBlock { height, round } => {
-                let nonce = self.rng.random();
-                let block = self.nodes[node].build(nonce);
-                let bytes = block.encode();
-                let input = Input::Built {
-                    height,
-                    round,
-                    block: ledger::hash(&bytes),
-                    bytes,
-                };
-                self.answer(node, input);
-            }
+            Effect::BuildBlock {
+                height,
+                round,
+                budget,
+            } => self.order_build(node, height, round, budget)?,
+            Effect::CancelBuild { height, round } => self.cancel_build(node, height, round),
             Effect::CheckBlock {
                 height,
+                round,
                 block,
                 bytes,
+                limit,
                 ..
-            } => {
-                let verdict = match Block::decode(&bytes) {
-                    Some(decoded) => match self.nodes[node].disk.chain.check(&decoded) {
-                        Ok(()) => Verdict::Valid,
-                        Err(why) => Verdict::Invalid(why),
-                    },
-                    None => Verdict::Invalid("not a block".into()),
-                };
-                self.answer(
-                    node,
-                    Input::Checked {
-                        height,
-                        block,
-                        verdict,
-                    },
-                );
+            } => self.order_check(node, (height, round, block), bytes, limit)?,
+            Effect::LiftCheckLimit { block, .. } => self.lift_limit(node, block),
+            Effect::CancelCheck { block, .. } => self.cancel_check(node, block),
+            Effect::ProposalFault { proposer, fault } => {
+                self.log(format_args!("{node} finds {proposer} {}", fault.code()));
+                *self.tally.entry(format!("proposal {}", fault.code())).or_default() += 1;
             }
             Effect::Commit { certificate, bytes } => {
                 self.log(format_args!(
@@ -189,13 +187,6 @@ impl World {
         Ok(())
     }
 
-    /// The answer of the node's own execution.
-    pub(super) fn answer(&mut self, node: usize, input: Input) {
-        let boot = self.nodes[node].boot;
-        let delay = self.rng.random_range(100..self.setup.plan.execution);
-        self.after(delay, Event::Own { node, boot, input });
-    }
-
     pub(super) fn broadcast(&mut self, node: usize, message: Message) -> Result<(), Violation> {
         self.log(format_args!(
             "{node} sends {} {}/{}/{}",
@@ -208,6 +199,7 @@ impl World {
             .filter(|other| *other != node)
             .collect();
         self.check_wiped(node, &message)?;
+        self.check_prevote(node, &message)?;
         // A rollback that nobody notices counts as a liar's doing.
         let unnoticed = self.setup.loss.is_some() && self.nodes[node].has_forgotten();
         if self.nodes[node].is_honest() && !unnoticed {
@@ -239,6 +231,56 @@ impl World {
             for to in receivers {
                 self.send_bytes(node, to, (message.kind(), message.round()), &bytes);
             }
+        }
+        Ok(())
+    }
+
+    /// What an honest node prevotes for is valid on its chain as it is now, under the epoch that governs
+    /// it now.
+    fn check_prevote(&mut self, node: usize, message: &Message) -> Result<(), Violation> {
+        match &message.payload {
+            Payload::Proposal { proposal, block } => {
+                if let Some(decoded) = Block::decode(block) {
+                    self.proposed.insert(proposal.proposal.block, decoded);
+                }
+            }
+            Payload::Vote(vote) if vote.vote.kind == VoteKind::Prevote => {
+                let chain = &self.nodes[node].disk.chain;
+                let current = vote.vote.height == chain.height().next()
+                    && vote.vote.epoch == chain.set.epoch();
+                let block = vote.vote.block.and_then(|block| self.proposed.get(&block));
+                if let Some(block) = block
+                    && current
+                    && vote.vote.validator == self.nodes[node].key.public()
+                    && self.nodes[node].is_honest()
+                    && let Err(why) = chain.check(block)
+                {
+                    return Err(Violation {
+                        invariant: "prevote",
+                        what: format!("node {node} prevotes for a block that is not valid: {why}"),
+                    });
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The log says of a block what its execution said, and nothing of one that was not executed to its
+    /// end.
+    fn check_verdict(&mut self, node: usize, entry: &LogEntry) -> Result<(), Violation> {
+        let (LogEntry::Verdict(verdict), Some(running)) = (entry, &self.nodes[node].running) else {
+            return Ok(());
+        };
+        let known = running.executor.verdicts.get(&verdict.block);
+        // What the log of an earlier start says is not executed again.
+        if known.is_some_and(|known| *known != verdict.valid)
+            || (known.is_none() && !running.restarted)
+        {
+            return Err(Violation {
+                invariant: "verdict",
+                what: format!("node {node} logs {verdict:?}, its execution said {known:?}"),
+            });
         }
         Ok(())
     }

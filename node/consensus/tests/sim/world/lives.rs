@@ -141,6 +141,9 @@ impl World {
         {
             self.late.insert(certificate.height);
         }
+        if self.healed && self.first_block.is_none() {
+            self.first_block = Some(self.now);
+        }
         self.log(format_args!(
             "{node} stores {} {}",
             stored.block.height, stored.hash

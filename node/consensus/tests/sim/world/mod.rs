@@ -2,6 +2,7 @@
 
 mod chaos;
 mod effects;
+pub(crate) mod executors;
 mod lives;
 mod loss;
 mod orders;
@@ -31,7 +32,7 @@ use super::{
     byzantine::ActorKind,
     faults::{Fault, Plan},
     invariants::{Invariants, Violation},
-    ledger::{Chain, MAX_BLOCK_BYTES, Stored},
+    ledger::{Block, Chain, MAX_BLOCK_BYTES, Stored},
     losses::{Loss, Trap},
     net::{Micros, Network},
     node::Node,
@@ -68,11 +69,11 @@ enum Event {
         id: TimerId,
         number: u64,
     },
-    /// Something that the node's own machinery tells its driver.
-    Own {
+    /// A node has built or checked a block.
+    Executed {
         node: usize,
         boot: u64,
-        input: Input,
+        number: u64,
     },
     /// The block log was synced.
     Written {
@@ -182,6 +183,12 @@ pub(crate) enum Mutant {
     LowestRoundAdopted,
     /// Nodes obey any registry and any ballot, whatever they promised before.
     FenceIgnored,
+    /// A node keeps what it built and what it found valid across a change of epoch at one height.
+    VerdictKeptAcrossEpochs,
+    /// A block that a quorum stands behind is executed for a limited time only.
+    BudgetOnPolka,
+    /// Timeouts never exceed the cap of the genesis, however long an execution takes.
+    TimeoutCapped,
 }
 
 /// What is run.
@@ -199,6 +206,8 @@ pub(crate) struct Setup {
     pub(crate) term: u64,
     /// Quorums are lost, and registries recover them.
     pub(crate) loss: Option<Loss>,
+    /// Nodes that do not come back when the faults are lifted, and need not add blocks.
+    pub(crate) gone: Vec<usize>,
     /// Whether a trace is kept.
     pub(crate) traced: bool,
 }
@@ -214,6 +223,8 @@ pub(crate) struct Outcome {
     pub(crate) unfit: BTreeSet<usize>,
     /// Number of the last epoch.
     pub(crate) epochs: u64,
+    /// From the end of the faults to the next block, microseconds.
+    pub(crate) recovered_in: Option<Micros>,
     /// What happened in recoveries.
     pub(crate) tally: Tally,
 }
@@ -266,7 +277,11 @@ pub(crate) struct World {
     healed: bool,
     goal: Option<Height>,
     trace: String,
+    /// Blocks that were ever proposed.
+    proposed: BTreeMap<Hash, Block>,
     late: BTreeSet<Height>,
+    /// When the first block was stored after the faults were lifted.
+    first_block: Option<Micros>,
     misbehaviours: usize,
     unfit: BTreeSet<usize>,
 }
@@ -326,7 +341,9 @@ impl World {
             healed: false,
             goal: None,
             trace: String::new(),
+            proposed: BTreeMap::new(),
             late: BTreeSet::new(),
+            first_block: None,
             misbehaviours: 0,
             unfit: BTreeSet::new(),
             setup,
@@ -352,6 +369,7 @@ impl World {
                 misbehaviours: self.misbehaviours,
                 epochs: self.nodes[0].disk.chain.set.epoch().0,
                 unfit: self.unfit,
+                recovered_in: self.first_block.map(|at| at.saturating_sub(self.healed_at)),
                 tally: self.tally,
             }),
             Err(violation) => Err((violation, self.trace)),
@@ -411,7 +429,9 @@ impl World {
                 ));
                 self.step(node, Input::Timer(id))
             }
-            Event::Own { node, boot, input } if self.is_up(node, boot) => self.step(node, input),
+            Event::Executed { node, boot, number } if self.is_up(node, boot) => {
+                self.executed(node, number)
+            }
             Event::Written {
                 node,
                 boot,
@@ -487,7 +507,7 @@ impl World {
             }
             Event::Fault(fault) => self.fault(fault),
             Event::Heal => self.heal(),
-            Event::Own { .. }
+            Event::Executed { .. }
             | Event::Written { .. }
             | Event::SyncAnswered { .. }
             | Event::SyncGivenUp { .. }

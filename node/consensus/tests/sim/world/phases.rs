@@ -15,6 +15,8 @@ const PROGRESS: u64 = 2;
 const PATIENCE: Micros = 120_000_000;
 /// Where nothing is to happen, or where it depends, this long is waited.
 const LULL: Micros = 15_000_000;
+/// Where blocks are slow, the slowest node has time for so many more.
+const SLOWEST_BLOCKS: u64 = 40;
 /// An operator looks this often.
 const OPERATOR: Micros = 4_000_000;
 
@@ -48,6 +50,9 @@ impl World {
                 Some(_) => PATIENCE,
                 None => GRACE,
             };
+            let plan = &self.setup.plan;
+            let slowest = plan.speeds.iter().max().copied().unwrap_or_default();
+            let grace = grace + SLOWEST_BLOCKS * slowest * plan.block_cost;
             if self.healed && self.now > self.healed_at + grace {
                 break;
             }
@@ -87,7 +92,7 @@ impl World {
 
     fn reached_goal(&self) -> bool {
         let counts = |node: &&super::Node| match self.setup.loss {
-            None => node.is_honest(),
+            None => node.is_honest() && !self.setup.gone.contains(&node.number),
             Some(_) => node.running.is_some(),
         };
         self.goal.is_some_and(|goal| {
