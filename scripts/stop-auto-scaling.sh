@@ -137,8 +137,11 @@ nothing_was_running() {
         [[ $seen == *" port ${registry_url##*:} "* ]] ||
             seen+=${seen:+$'\n'}"a registry that answers at $registry_url"
     fi
-    say "Nothing was running: ${where[0]}${where[1]:+, ${where[1]}}."
-    [[ -z $docker_silent ]] || warn "Containers were not looked at: $docker_silent"
+    if [[ -n $docker_silent ]]; then
+        say "There was ${where[0]}. Containers were not looked at: $docker_silent"
+    else
+        say "Nothing was running: ${where[0]}${where[1]:+, ${where[1]}}."
+    fi
     [[ -z $seen ]] || warn "Other chains run and were left alone:"$'\n'"$seen"
 }
 

@@ -50,7 +50,11 @@ docker_answers() {
 }
 
 # Why no engine answers.
-docker_fault() { timeout 10 docker version --format '{{.Server.Version}}' 2>&1 | tail -n 1; }
+docker_fault() {
+    local said
+    said=$(timeout 10 docker version --format '{{.Server.Version}}' 2>&1 | tail -n 1 || true)
+    say "${said:-no answer within 10 s}"
+}
 
 need_docker() {
     docker_answers && return

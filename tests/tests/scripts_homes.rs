@@ -1,21 +1,10 @@
 //! The start and stop scripts know one home however its path is spelled and whatever its pid file says, follow
 //! each other, and remove nothing that a living process uses.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, ensure};
-use axolotl_tests::{
-    Cluster, Options, binaries, checks,
-    cluster::START,
-    ports,
-    processes, wait,
-};
+use axolotl_tests::{Cluster, Options, binaries, checks, cluster::START, ports, processes, wait};
 use rustix::fs::{FlockOperation, flock};
 use tokio::process::{Child, Command};
 
@@ -94,7 +83,12 @@ impl Chain {
     }
 
     /// A call of a script by this cluster's ports, in which `program` may be put before it.
-    fn command(&self, before: &[&str], script: &str, spelling: &Spelling) -> anyhow::Result<Command> {
+    fn command(
+        &self,
+        before: &[&str],
+        script: &str,
+        spelling: &Spelling,
+    ) -> anyhow::Result<Command> {
         let script = binaries::repository().join("scripts").join(script);
         let mut command = match before {
             [] => Command::new(script),
@@ -134,7 +128,8 @@ impl Chain {
 
     async fn start(&self, spelling: &Spelling) -> anyhow::Result<Done> {
         let mut command = self.command(&[], START_SCRIPT, spelling)?;
-        self.finish(&mut command, &["--local", "--nodes", "1"]).await
+        self.finish(&mut command, &["--local", "--nodes", "1"])
+            .await
     }
 
     async fn stop(&self, spelling: &Spelling, arguments: &[&str]) -> anyhow::Result<Done> {
@@ -219,16 +214,28 @@ fn spellings(chain: &Chain) -> anyhow::Result<Vec<(&'static str, Spelling)>> {
     Ok(vec![
         ("as it is", at("", format!("{root}/a place/home"))),
         ("slash at the end", at("", format!("{root}/a place/home/"))),
-        ("doubled slashes", at("", format!("{root}//a place///home//"))),
+        (
+            "doubled slashes",
+            at("", format!("{root}//a place///home//")),
+        ),
         ("dots", at("", format!("{root}/./a place/./home/."))),
-        ("up and down", at("", format!("{root}/a place/../a place/home"))),
+        (
+            "up and down",
+            at("", format!("{root}/a place/../a place/home")),
+        ),
         ("relative", at("", "a place/home".to_owned())),
         ("relative with dot", at("a place", "./home/".to_owned())),
-        ("from elsewhere", at("elsewhere", "../a place/home".to_owned())),
+        (
+            "from elsewhere",
+            at("elsewhere", "../a place/home".to_owned()),
+        ),
         ("link to it", at("elsewhere", format!("{root}/short"))),
         ("link to its parent", at("", format!("{root}/link/home"))),
         ("link to a link", at("", format!("{root}/shorter/"))),
-        ("up behind a link", at("", format!("{root}/link/../link/home"))),
+        (
+            "up behind a link",
+            at("", format!("{root}/link/../link/home")),
+        ),
         ("from inside", at("a place/home", ".".to_owned())),
     ])
 }
@@ -265,7 +272,10 @@ async fn a_home_is_found_however_it_is_spelled() -> anyhow::Result<()> {
 async fn the_pid_file_is_never_believed() -> anyhow::Result<()> {
     let chain = Chain::prepare().await?;
     let home = chain.plain();
-    let mut other = Command::new("sleep").arg("600").kill_on_drop(true).spawn()?;
+    let mut other = Command::new("sleep")
+        .arg("600")
+        .kill_on_drop(true)
+        .spawn()?;
     let reused = other.id().context("the other process ended")?.to_string();
     for (name, content) in [
         ("lost", None),
@@ -316,7 +326,9 @@ async fn scripts_of_one_home_follow_each_other() -> anyhow::Result<()> {
     );
     let (one, two) = tokio::try_join!(chain.start(&plain), chain.start(&other))?;
     let said = [one.must_succeed()?, two.must_succeed()?];
-    let unchanged = said.iter().filter(|text| text.contains("nothing was changed"));
+    let unchanged = said
+        .iter()
+        .filter(|text| text.contains("nothing was changed"));
     ensure!(unchanged.count() == 1, "{said:?}");
     let registry = chain.registry()?;
 
@@ -413,7 +425,10 @@ async fn nothing_in_use_is_removed() -> anyhow::Result<()> {
 
     // Containers cannot be looked at.
     let mut command = chain.command(&[], STOP_SCRIPT, &home)?;
-    command.env("DOCKER_HOST", format!("unix://{}/nobody", chain.root.display()));
+    command.env(
+        "DOCKER_HOST",
+        format!("unix://{}/nobody", chain.root.display()),
+    );
     let done = chain.finish(&mut command, &["--docker"]).await?;
     done.must_refuse(&["docker"])?;
 
@@ -460,7 +475,10 @@ async fn processes_that_the_scripts_did_not_start_are_found() -> anyhow::Result<
         .env("NODES_DIR", format!("{root}/link/home//nodes"));
     let mut registry = spawn(&mut registry, &chain)?;
     wait::until("a chain", START, async || {
-        ensure!(chain.node_data().join("genesis.json").exists(), "no genesis");
+        ensure!(
+            chain.node_data().join("genesis.json").exists(),
+            "no genesis"
+        );
         chain.registry().map(drop)
     })
     .await?;
@@ -491,7 +509,10 @@ async fn processes_that_the_scripts_did_not_start_are_found() -> anyhow::Result<
     let wiped = chain.stop(&home, &["--wipe"]).await?.must_succeed()?;
     ensure!(!wiped.contains("Nothing was running"), "{wiped}");
     node.wait().await?;
-    ensure!(!chain.home.exists() || !chain.node_data().exists(), "the wipe left something");
+    ensure!(
+        !chain.home.exists() || !chain.node_data().exists(),
+        "the wipe left something"
+    );
     chain.cluster.finish().await
 }
 
