@@ -1,12 +1,15 @@
 //! The start and stop scripts know one home however its path is spelled and whatever its pid file says, follow
 //! each other, and remove nothing that a living process uses.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Stdio, time::Duration};
+use std::{fs, io::Write, os::unix::fs::symlink, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, ensure};
 use axolotl_tests::{Cluster, Options, binaries, checks, cluster::START, ports, processes, wait};
 use rustix::fs::{FlockOperation, flock};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
 
 const START_SCRIPT: &str = "start-auto-scaling.sh";
 const STOP_SCRIPT: &str = "stop-auto-scaling.sh";
@@ -324,6 +327,33 @@ async fn scripts_of_one_home_follow_each_other() -> anyhow::Result<()> {
         chain.plain(),
         chain.called_from("a place", "../a place//home/"),
     );
+    // A start that has to wait says for whom.
+    let lock = fs::File::create(chain.home.join("home.lock"))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    (&lock).write_all(b"stop, process 4711\n")?;
+    let mut waiting = chain.command(&[], START_SCRIPT, &other)?;
+    let mut waiting = waiting
+        .args(["--local", "--nodes", "1"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let out = waiting.stdout.take().context("its output is a pipe")?;
+    let mut lines = BufReader::new(out).lines();
+    let line = tokio::time::timeout(LOCK_TIMEOUT, lines.next_line()).await??;
+    let line = line.context("it ended")?;
+    ensure!(
+        line.contains("waiting") && line.contains("stop, process 4711"),
+        "{line}"
+    );
+    chain.nothing_lives()?;
+    drop(lock);
+    while lines.next_line().await?.is_some() {}
+    ensure!(
+        waiting.wait().await?.success(),
+        "the start that waited failed"
+    );
+    chain.registry()?;
+    chain.stop(&plain, &[]).await?.must_succeed()?;
+
     let (one, two) = tokio::try_join!(chain.start(&plain), chain.start(&other))?;
     let said = [one.must_succeed()?, two.must_succeed()?];
     let unchanged = said
@@ -338,8 +368,7 @@ async fn scripts_of_one_home_follow_each_other() -> anyhow::Result<()> {
     };
     let (stopped, started) = tokio::try_join!(chain.stop(&plain, &[]), stop_then_start)?;
     stopped.must_succeed()?;
-    let started = started.must_succeed()?;
-    ensure!(started.contains("waiting for its end"), "{started}");
+    started.must_succeed()?;
     ensure!(chain.registry()? != registry, "nothing was stopped");
     chain.goes_on().await?;
 
@@ -495,6 +524,7 @@ async fn processes_that_the_scripts_did_not_start_are_found() -> anyhow::Result<
         .current_dir(chain.root.join("elsewhere"))
         .env_clear()
         .env("TEST_ROOT", &chain.root)
+        .env("NODE_ID", "node1")
         .env("PORT", ports::free_port()?.to_string())
         .env("HTTP_PORT", ports::free_port()?.to_string())
         .env("RPC_PORT", ports::free_port()?.to_string());
@@ -506,13 +536,14 @@ async fn processes_that_the_scripts_did_not_start_are_found() -> anyhow::Result<
         Ok(())
     })
     .await?;
-    let wiped = chain.stop(&home, &["--wipe"]).await?.must_succeed()?;
-    ensure!(!wiped.contains("Nothing was running"), "{wiped}");
+    // It is stopped; without its mark the directory might be anybody's.
+    let refused = chain.stop(&home, &["--wipe"]).await?;
+    refused.must_refuse(&["was not made by the start script"])?;
     node.wait().await?;
-    ensure!(
-        !chain.home.exists() || !chain.node_data().exists(),
-        "the wipe left something"
-    );
+    chain.nothing_is_removed()?;
+    fs::write(chain.home.join("axolotl-home"), "")?;
+    chain.stop(&home, &["--wipe"]).await?.must_succeed()?;
+    ensure!(!chain.home.exists(), "the wipe left something");
     chain.cluster.finish().await
 }
 
