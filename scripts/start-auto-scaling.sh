@@ -220,6 +220,9 @@ if pid=$(registry_pid); then
     registry_port=$(port_of "$pid")
     registry_url=http://127.0.0.1:$registry_port
     wait_until_ready "$pid"
+    [[ -e $registry_data/store ]] ||
+        die "process $pid is the registry of $home, but its data was removed there: keys and blocks are lost" \
+            "when it ends. Copy what is needed through JSON-RPC, then begin anew: $stop_command --wipe"
     status=$(registry_get /status)
     say "Already running, nothing was changed: $(status_line "$status")."
     summary "$status"

@@ -65,7 +65,7 @@ impl Chain {
         };
         let cluster = Cluster::prepare(options).await?;
         let root = fs::canonicalize(cluster.home())?;
-        let home = root.join("a place/home");
+        let home = root.join("a place/chain");
         fs::create_dir_all(&home)?;
         Ok(Self {
             cluster,
@@ -206,40 +206,40 @@ impl Chain {
     }
 }
 
-/// Ways to spell the home `<root>/a place/home`.
+/// Ways to spell the home `<root>/a place/chain`.
 fn spellings(chain: &Chain) -> anyhow::Result<Vec<(&'static str, Spelling)>> {
     let root = chain.root.display().to_string();
     fs::create_dir_all(chain.root.join("elsewhere"))?;
     symlink("a place", chain.root.join("link"))?;
-    symlink("a place/home", chain.root.join("short"))?;
+    symlink("a place/chain", chain.root.join("short"))?;
     symlink("short", chain.root.join("shorter"))?;
     let at = |directory: &str, home: String| chain.called_from(directory, &home);
     Ok(vec![
-        ("as it is", at("", format!("{root}/a place/home"))),
-        ("slash at the end", at("", format!("{root}/a place/home/"))),
+        ("as it is", at("", format!("{root}/a place/chain"))),
+        ("slash at the end", at("", format!("{root}/a place/chain/"))),
         (
             "doubled slashes",
-            at("", format!("{root}//a place///home//")),
+            at("", format!("{root}//a place///chain//")),
         ),
-        ("dots", at("", format!("{root}/./a place/./home/."))),
+        ("dots", at("", format!("{root}/./a place/./chain/."))),
         (
             "up and down",
-            at("", format!("{root}/a place/../a place/home")),
+            at("", format!("{root}/a place/../a place/chain")),
         ),
-        ("relative", at("", "a place/home".to_owned())),
-        ("relative with dot", at("a place", "./home/".to_owned())),
+        ("relative", at("", "a place/chain".to_owned())),
+        ("relative with dot", at("a place", "./chain/".to_owned())),
         (
             "from elsewhere",
-            at("elsewhere", "../a place/home".to_owned()),
+            at("elsewhere", "../a place/chain".to_owned()),
         ),
         ("link to it", at("elsewhere", format!("{root}/short"))),
-        ("link to its parent", at("", format!("{root}/link/home"))),
+        ("link to its parent", at("", format!("{root}/link/chain"))),
         ("link to a link", at("", format!("{root}/shorter/"))),
         (
             "up behind a link",
-            at("", format!("{root}/link/../link/home")),
+            at("", format!("{root}/link/../link/chain")),
         ),
-        ("from inside", at("a place/home", ".".to_owned())),
+        ("from inside", at("a place/chain", ".".to_owned())),
     ])
 }
 
@@ -325,7 +325,7 @@ async fn scripts_of_one_home_follow_each_other() -> anyhow::Result<()> {
     let mut chain = Chain::prepare().await?;
     let (plain, other) = (
         chain.plain(),
-        chain.called_from("a place", "../a place//home/"),
+        chain.called_from("a place", "../a place//chain/"),
     );
     // A start that has to wait says for whom.
     let lock = fs::File::create(chain.home.join("home.lock"))?;
@@ -388,7 +388,8 @@ async fn scripts_of_one_home_follow_each_other() -> anyhow::Result<()> {
     chain.start(&plain).await?.must_succeed()?;
     let wipe = ["--wipe"];
     let (one, two) = tokio::try_join!(chain.stop(&plain, &wipe), chain.stop(&other, &wipe))?;
-    (one.must_succeed()?, two.must_succeed()?);
+    one.must_succeed()?;
+    two.must_succeed()?;
     chain.nothing_lives()?;
     ensure!(!chain.home.exists(), "a wipe left something");
 
@@ -399,7 +400,8 @@ async fn scripts_of_one_home_follow_each_other() -> anyhow::Result<()> {
         chain.start(&plain).await
     };
     let (wiped, started) = tokio::try_join!(chain.stop(&other, &wipe), wipe_then_start)?;
-    (wiped.must_succeed()?, started.must_succeed()?);
+    wiped.must_succeed()?;
+    started.must_succeed()?;
     chain.registry()?;
     chain.nothing_is_removed()?;
     chain.stop(&plain, &wipe).await?.must_succeed()?;
@@ -410,7 +412,7 @@ async fn scripts_of_one_home_follow_each_other() -> anyhow::Result<()> {
 async fn nothing_in_use_is_removed() -> anyhow::Result<()> {
     let mut chain = Chain::prepare().await?;
     let home = chain.plain();
-    let (slash, wipe) = (chain.called_from("a place", "home/"), ["--wipe"]);
+    let (slash, wipe) = (chain.called_from("a place", "chain/"), ["--wipe"]);
 
     // A node lives, its registry was killed.
     chain.start(&home).await?.must_succeed()?;
@@ -500,8 +502,8 @@ async fn processes_that_the_scripts_did_not_start_are_found() -> anyhow::Result<
         .arg("serve")
         .env_clear()
         .envs(chain.cluster.registry_env())
-        .env("DATA_DIR", format!("{root}/link/home//registry"))
-        .env("NODES_DIR", format!("{root}/link/home//nodes"));
+        .env("DATA_DIR", format!("{root}/link/chain//registry"))
+        .env("NODES_DIR", format!("{root}/link/chain//nodes"));
     let mut registry = spawn(&mut registry, &chain)?;
     wait::until("a chain", START, async || {
         ensure!(
@@ -556,4 +558,20 @@ fn spawn(command: &mut Command, chain: &Chain) -> anyhow::Result<Child> {
     let (out, err) = (open()?, open()?);
     let command = command.stdin(Stdio::null()).stdout(out).stderr(err);
     Ok(command.kill_on_drop(true).spawn()?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_whose_home_was_taken_away_still_runs() -> anyhow::Result<()> {
+    let chain = Chain::prepare().await?;
+    let home = chain.plain();
+    chain.start(&home).await?.must_succeed()?;
+    let registry = chain.registry()?.to_string();
+    fs::rename(&chain.home, chain.root.join("taken away"))?;
+    let refused = chain.start(&home).await?;
+    refused.must_refuse(&[&registry, "data was removed"])?;
+    let stopped = chain.stop(&home, &["--wipe"]).await?.must_succeed()?;
+    ensure!(!stopped.contains("Nothing was running"), "{stopped}");
+    chain.nothing_lives()?;
+    ensure!(!chain.home.exists(), "the wipe left something");
+    chain.cluster.finish().await
 }
