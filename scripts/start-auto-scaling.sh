@@ -3,6 +3,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+# shellcheck source=scripts/lib/home.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/home.sh"
 # shellcheck source=scripts/lib/docker.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/docker.sh"
 
@@ -26,7 +28,8 @@ Any other variable of the registry (see `axolotl-registry serve --help`) is pass
 that docker-compose.registry.yml names. With --local this script sets PORT, GENESIS_NODES (--nodes), RUNTIME,
 DATA_DIR and NODES_DIR itself.
 
-A second start of a running system changes nothing.
+A second start of a running system changes nothing. Starts and stops of one AXOLOTL_HOME, however it is
+spelled, follow each other.
 Stop with ./scripts/stop-auto-scaling.sh.
 TEXT
 }
@@ -144,7 +147,7 @@ summary() {
     say "  $bin/axolotl bench --rate 100 --duration 10s"
     say "  curl -s $registry_url/status | jq .healthy_nodes"
     say "  tail -f $registry_log"
-    say "  ./scripts/stop-auto-scaling.sh"
+    say "  $stop_command"
     summary_foot
 }
 
@@ -172,22 +175,17 @@ wait_until_ready() {
     say_warnings "$status"
     die "not ready after $start_timeout_s s: ${last:-the registry does not answer}." \
         "It goes on trying. Look at $registry_log and at the nodes' logs under $home," \
-        "run this script again to go on waiting, or stop with ./scripts/stop-auto-scaling.sh"
+        "run this script again to go on waiting, or stop with $stop_command"
 }
 
 interrupted() {
     warn ""
     warn "Interrupted. What was started goes on: run this script again to go on waiting,"
-    warn "or stop it with ./scripts/stop-auto-scaling.sh"
+    warn "or stop it with $stop_command"
     exit 130
 }
 
-mkdir -p "$home"
-exec 9>"$home/start.lock"
-if have flock && ! flock -n 9; then
-    say "Another start is under way; waiting for it."
-    flock 9
-fi
+lock_home start
 
 if [[ -z $mode ]]; then
     if [[ -e $home_mark || -n ${AXOLOTL_HOME:-} ]]; then
@@ -205,11 +203,12 @@ if [[ $mode == docker ]]; then
     exit 0
 fi
 
+need_readable_home
 # The number of validators is part of a chain: fixed when it is made.
 chain_nodes=$(cat "$home/validators" 2>/dev/null || true)
 if [[ -n $chain_nodes && -n $nodes && $nodes != "$chain_nodes" ]]; then
     die "the chain in $home was made with $chain_nodes validators, not $nodes." \
-        "Leave --nodes out, or begin anew: ./scripts/stop-auto-scaling.sh --wipe"
+        "Leave --nodes out, or begin anew: $stop_command --wipe"
 fi
 nodes=${chain_nodes:-${nodes:-4}}
 
@@ -217,17 +216,28 @@ if pid=$(registry_pid); then
     [[ -n ${AXOLOTL_BIN:-} ]] || need_cargo
     bin=$(binaries)
     trap interrupted INT TERM
+    # The port that it was started with, whatever REGISTRY_PORT says now.
+    registry_port=$(port_of "$pid")
+    registry_url=http://127.0.0.1:$registry_port
     wait_until_ready "$pid"
+    [[ -e $registry_data/store ]] ||
+        die "process $pid is the registry of $home, but its data was removed there: keys and blocks are lost" \
+            "when it ends. Copy what is needed through JSON-RPC, then begin anew: $stop_command --wipe"
     status=$(registry_get /status)
     say "Already running, nothing was changed: $(status_line "$status")."
     summary "$status"
     exit 0
 fi
 
+users=$(hidden_uses)
+[[ -z $users ]] || die_listing "$users" "$home is in use:" \
+    "Stop that where it was started, or choose another AXOLOTL_HOME."
+
 if registry_get /status >/dev/null || (exec 3<>"/dev/tcp/127.0.0.1/$registry_port") 2>/dev/null; then
-    ! container_runs "$registry_container" ||
+    ! registry_container_runs ||
         die "a chain of containers runs already. Stop it first: ./scripts/stop-auto-scaling.sh --docker"
-    die "port $registry_port is in use by something that is not the registry of $home." \
+    die_listing "$(registries_at "$registry_port")" \
+        "port $registry_port is in use by something that is not the registry of $home." \
         "Stop that, or choose another port: REGISTRY_PORT=9190 $0"
 fi
 
@@ -261,7 +271,7 @@ PORT=$registry_port RUNTIME=process DATA_DIR=$registry_data NODES_DIR=$home/node
     setsid "$bin/axolotl-registry" serve </dev/null >>"$registry_log" 2>&1 9>&- &
 pid=$!
 disown "$pid"
-say "$pid" >"$registry_pid_file"
+write_pid_file "$pid"
 trap interrupted INT TERM
 # Between fork and exec the process is still a shell.
 for _ in {1..50}; do

@@ -2,14 +2,8 @@
 # shellcheck shell=bash disable=SC2034
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-home=${AXOLOTL_HOME:-$repository/.axolotl}
-[[ $home == /* ]] || home=$PWD/$home
 registry_port=${REGISTRY_PORT:-9090}
 registry_url=http://127.0.0.1:$registry_port
-registry_data=$home/registry
-registry_log=$home/registry.log
-registry_pid_file=$home/registry.pid
-home_mark=$home/axolotl-home
 
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/axolotl/target}
 
@@ -20,6 +14,13 @@ die() {
     shift
     for line in "$@"; do warn "       $line"; done
     exit 1
+}
+
+# Ends with the message $2, the lines of $1, and what remains.
+die_listing() {
+    local lines=()
+    [[ -z $1 ]] || mapfile -t lines <<<"$1"
+    die "$2" "${lines[@]}" "${@:3}"
 }
 
 if [[ ! $registry_port =~ ^[0-9]{1,5}$ ]] || ((10#$registry_port < 1 || 10#$registry_port > 65535)); then
@@ -48,10 +49,17 @@ docker_answers() {
     have docker && timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
+# Why no engine answers.
+docker_fault() {
+    local said
+    said=$(timeout 10 docker version --format '{{.Server.Version}}' 2>&1 | tail -n 1 || true)
+    say "${said:-no answer within 10 s}"
+}
+
 need_docker() {
     docker_answers && return
     have docker || die "docker is missing; on Debian or Ubuntu: apt-get install docker.io docker-compose"
-    die "the Docker engine does not answer: $(timeout 10 docker version --format '{{.Server.Version}}' 2>&1 | tail -n 1)" \
+    die "the Docker engine does not answer: $(docker_fault)" \
         "Start it (systemctl start docker), and be root or a member of the group docker."
 }
 
@@ -79,35 +87,6 @@ binaries() {
         triple=$(cd "$repository" && rustc -vV | sed -n 's/^host: //p')
         say "$CARGO_TARGET_DIR/$triple/release"
     fi
-}
-
-# The process with this id is a living registry of this home.
-is_our_registry() {
-    local pid=$1
-    [[ -n $pid && -r /proc/$pid/environ ]] || return 1
-    [[ $(readlink "/proc/$pid/exe" 2>/dev/null) == *axolotl-registry* ]] || return 1
-    # It may end meanwhile.
-    tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -xF "DATA_DIR=$registry_data" >/dev/null
-}
-
-# Prints the id of this home's registry; fails when it does not run.
-registry_pid() {
-    local pid
-    pid=$(cat "$registry_pid_file" 2>/dev/null) || return 1
-    is_our_registry "$pid" || return 1
-    say "$pid"
-}
-
-# Prints the ids of this home's node processes.
-node_pids() {
-    local environ pid
-    while IFS= read -r environ; do
-        pid=${environ#/proc/}
-        pid=${pid%/environ}
-        [[ $(readlink "/proc/$pid/exe" 2>/dev/null) == */axolotl* ]] || continue
-        [[ $(readlink "/proc/$pid/exe") == *axolotl-registry* ]] && continue
-        say "$pid"
-    done < <(grep -lsaF "DATA_DIR=$home/" /proc/[0-9]*/environ 2>/dev/null || true)
 }
 
 # GET of the registry; prints the body, fails when it does not answer with 2xx.

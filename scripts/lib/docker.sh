@@ -1,10 +1,28 @@
-# A chain of containers: what the start and stop scripts do with --docker. To be sourced after common.sh.
+# A chain of containers: what the start and stop scripts do with --docker. To be sourced after common.sh and
+# home.sh.
 # shellcheck shell=bash disable=SC2154
 
-network=${DOCKER_NETWORK:-axolotl_blockchain}
-prefix=${AXOLOTL_PREFIX:-}
-registry_container=${prefix}registry
 env_file=$repository/.env
+
+# The value of a variable in .env.
+env_value() { sed -n "s/^$1=//p" "$env_file" 2>/dev/null | tail -n 1; }
+
+# The value of a setting as compose sees it: the environment counts more than .env; else $2.
+setting() {
+    local value
+    if [[ -v $1 ]]; then
+        value=${!1}
+    else
+        value=$(env_value "$1")
+        value=${value#[\"\']}
+        value=${value%[\"\']}
+    fi
+    say "${value:-$2}"
+}
+
+network=$(setting DOCKER_NETWORK axolotl_blockchain)
+prefix=$(setting AXOLOTL_PREFIX '')
+registry_container=${prefix}registry
 # Services of the compose file.
 most_services=4
 
@@ -19,12 +37,16 @@ first_node() {
         --filter label=org.axolotl.node | sort -V | sed -n 1p
 }
 
-container_runs() {
-    [[ $(docker container inspect -f '{{.State.Running}}' "$1" 2>/dev/null) == true ]]
+# Whether this network's registry runs; other containers may be called `registry` too.
+registry_container_runs() {
+    [[ -n $(containers --filter "name=^/$registry_container\$" --filter status=running 2>/dev/null) ]]
 }
 
-# The value of a variable in .env.
-env_value() { sed -n "s/^$1=//p" "$env_file" 2>/dev/null | tail -n 1; }
+# Other networks with running containers of Axolotl.
+other_networks() {
+    docker ps --filter label=org.axolotl.network --format '{{.Label "org.axolotl.network"}}' |
+        sort -u | grep -vxF -- "$network" || true
+}
 
 # Sets a variable in .env; other lines stay.
 set_env() {
@@ -68,7 +90,7 @@ docker_chain_nodes() {
 docker_wait_until_ready() {
     local status='' last='' line deadline=$((SECONDS + start_timeout_s))
     while ((SECONDS < deadline)); do
-        if ! container_runs "$registry_container"; then
+        if ! registry_container_runs; then
             warn "the container $registry_container does not run. The end of its log:"
             docker logs --tail 15 "$registry_container" >&2 || true
             exit 1
@@ -123,7 +145,10 @@ docker_start() {
     local wanted=$1 kept status services=() i
     need_docker
     compose version >/dev/null
-    if container_runs "$registry_container"; then
+    registry_port=$(setting REGISTRY_PORT 9090)
+    registry_url=http://127.0.0.1:$registry_port
+    if registry_container_runs; then
+        registry_url=$(docker_registry_url)
         nodes=$(docker_chain_nodes)
         docker_wait_until_ready
         status=$(registry_get /status)
@@ -143,7 +168,7 @@ docker_start() {
         die "a chain of processes runs already. Stop it first: ./scripts/stop-auto-scaling.sh --local"
     fi
     if (exec 3<>"/dev/tcp/127.0.0.1/$registry_port") 2>/dev/null; then
-        die "port $registry_port is in use by something else." \
+        die_listing "$(registries_at "$registry_port")" "port $registry_port is in use by something else." \
             "Stop that, or choose another port: REGISTRY_PORT=9190 $0"
     fi
     find_socket
@@ -161,10 +186,11 @@ docker_start() {
     docker_summary "$status"
 }
 
-# Whether anything of the network is there.
+# Whether anything of the network is there; with $1 = yes volumes count too. The engine must answer.
 docker_has_something() {
-    docker_answers || return 1
-    [[ -n $(containers) ]] && return
+    local ids
+    ids=$(containers) || die "the Docker engine did not list its containers; run this again"
+    [[ -z $ids ]] || return 0
     [[ $1 == yes && -n $(docker_volumes) ]]
 }
 
@@ -173,10 +199,23 @@ docker_volumes() {
     docker volume ls -q | grep -xE "axolotl_${prefix}(registry_data|join|node[1-$most_services]_data)" || true
 }
 
+# Says which containers have the volumes $1, one a line.
+volume_users() {
+    local volume
+    for volume in $1; do
+        docker ps -a --filter "volume=$volume" --format "{{.Names}} has $volume"
+    done
+}
+
+compose_down() {
+    local said
+    said=$(compose down "$@" 2>&1) || die "docker-compose down failed:" "$said"
+}
+
 # Stops everything, and removes all containers; with $1 = yes the volumes too.
 docker_stop() {
-    local wipe=$1 token ids volumes
-    if container_runs "$registry_container"; then
+    local wipe=$1 token ids volumes users
+    if registry_container_runs; then
         say "Stopping the nodes …"
         token=$(docker exec "$registry_container" axolotl-registry admin-token 2>/dev/null || true)
         # The token goes through a file descriptor: arguments are visible to other users.
@@ -197,12 +236,16 @@ docker_stop() {
     # shellcheck disable=SC2086
     [[ -z $ids ]] || docker rm -f $ids >/dev/null
     if [[ $wipe == yes ]]; then
-        compose down --volumes 2>/dev/null
+        volumes=$(docker_volumes)
+        users=$(volume_users "$volumes")
+        [[ -z $users ]] || die_listing "$users" "volumes of the chain are in use; none was removed:" \
+            "Remove those containers (docker rm -f NAME), then run this again."
+        compose_down --volumes
         volumes=$(docker_volumes)
         # shellcheck disable=SC2086
         [[ -z $volumes ]] || docker volume rm $volumes >/dev/null
     else
-        compose down 2>/dev/null
+        compose_down
     fi
     ids=$(containers)
     [[ -z $ids ]] || die "these containers stay: $ids"

@@ -1,9 +1,13 @@
 //! A chain of containers from the compose file, as a newcomer starts it.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
 
-use anyhow::ensure;
-use axolotl_tests::{DockerCluster, checks, cluster::START, docker, wait};
+use anyhow::{Context, ensure};
+use axolotl_tests::{DockerCluster, binaries, checks, cluster::START, docker, wait};
+use tokio::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_compose_file_starts_a_chain() -> anyhow::Result<()> {
@@ -59,6 +63,26 @@ async fn the_scripts_start_once_and_leave_nothing() -> anyhow::Result<()> {
         "the second start changed something"
     );
 
+    // Another chain of containers is named, and is no reason to say that nothing runs.
+    let other = [
+        ("DOCKER_NETWORK", "axt-nobody"),
+        ("AXOLOTL_PREFIX", "axt-nobody-"),
+    ];
+    let said = script_with(
+        &cluster,
+        &other,
+        "stop-auto-scaling.sh",
+        &["--docker", "--wipe"],
+    )
+    .await?;
+    let said = output_text(&said);
+    let network = setting(&cluster, "DOCKER_NETWORK")?;
+    ensure!(said.contains(&network), "{said}");
+    ensure!(
+        ids(&cluster).await? == before,
+        "the stop of another chain changed something"
+    );
+
     let client = cluster.rpc("node1").await?;
     let block = wait::until("the first block", START, async || {
         let block = client.block(1).await?;
@@ -84,6 +108,28 @@ async fn the_scripts_start_once_and_leave_nothing() -> anyhow::Result<()> {
     })
     .await?;
     ensure!(same, "it is another chain");
+    // A volume that somebody else's container has: no volume is removed.
+    let volumes = cluster.volumes().await?;
+    let foreign = cluster.container("foreign");
+    let image = setting(&cluster, "DOCKER_IMAGE")?;
+    let mount = format!("{}:/other", volumes.first().context("no volumes")?);
+    docker::docker(&["create", "--name", &foreign, "-v", &mount, &image]).await?;
+    let refused = script_with(
+        &cluster,
+        &[],
+        "stop-auto-scaling.sh",
+        &["--docker", "--wipe"],
+    )
+    .await;
+    docker::docker(&["rm", "-f", &foreign]).await?;
+    let refused = refused?;
+    let said = output_text(&refused);
+    ensure!(
+        !refused.status.success() && said.contains(&foreign),
+        "{said}"
+    );
+    ensure!(cluster.volumes().await? == volumes, "volumes were removed");
+    script(&cluster, "start-auto-scaling.sh", &["--docker"]).await?;
     let said = script(&cluster, "stop-auto-scaling.sh", &["--docker", "--wipe"]).await?;
     let (containers, volumes) = (cluster.present().await?, cluster.volumes().await?);
     ensure!(
@@ -91,18 +137,56 @@ async fn the_scripts_start_once_and_leave_nothing() -> anyhow::Result<()> {
         "{containers:?} and {volumes:?} are left: {said}"
     );
     let said = script(&cluster, "stop-auto-scaling.sh", &["--docker", "--wipe"]).await?;
-    ensure!(said.contains("Nothing was running."), "{said}");
+    ensure!(said.contains("Nothing was running"), "{said}");
     cluster.finish().await
 }
 
 /// Runs a script that must go well; gives what it says.
 async fn script(cluster: &DockerCluster, name: &str, words: &[&str]) -> anyhow::Result<String> {
     let output = cluster.script(name, words).await?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
+    let said = output_text(&output);
     println!("{name} {}:\n{said}", words.join(" "));
     ensure!(output.status.success(), "{name} failed: {said}");
     Ok(said)
+}
+
+/// Runs a script with other settings than the cluster's; gives its output, whether it went well or not.
+async fn script_with(
+    cluster: &DockerCluster,
+    settings: &[(&str, &str)],
+    name: &str,
+    words: &[&str],
+) -> anyhow::Result<Output> {
+    let home = tempfile::tempdir()?;
+    let output = Command::new(binaries::repository().join("scripts").join(name))
+        .args(words)
+        .env("AXOLOTL_HOME", home.path())
+        .envs(
+            cluster
+                .environment()
+                .iter()
+                .map(|(name, value)| (name, value)),
+        )
+        .envs(settings.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    println!("{name} {}:\n{}", words.join(" "), output_text(&output));
+    Ok(output)
+}
+
+fn output_text(output: &Output) -> String {
+    let said = [output.stdout.as_slice(), &output.stderr].concat();
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// A setting of the cluster.
+fn setting(cluster: &DockerCluster, name: &str) -> anyhow::Result<String> {
+    let mut settings = cluster.environment().iter();
+    let found = settings.find(|(known, _)| known == name);
+    found
+        .map(|(_, value)| value.clone())
+        .with_context(|| format!("{name} is not set"))
 }
 
 /// Ids of the containers.
