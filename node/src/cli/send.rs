@@ -3,7 +3,7 @@
 //! The node never sees a key. Everything that can be checked without the key is checked before the
 //! password is asked for.
 //!
-//! Two words, never mixed: *accepted* is a transaction whose hash a node gave (that node keeps it in its
+//! Two terms, never mixed: *accepted* is a transaction whose hash a node gave (that node keeps it in its
 //! pool and its journal), *acknowledged* one whose receipt was seen (a quorum keeps it on disk).
 
 use std::{

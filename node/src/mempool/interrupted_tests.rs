@@ -90,7 +90,7 @@ fn the_second_interruption_sets_aside() {
         (1, 1)
     );
 
-    // Gossip does not bring it back, and a client is told why.
+    // Gossip does not bring it back, and a client gets the reason.
     assert!(pool.knows(&victim));
     let refused = add(&pool, &own[1]).unwrap_err();
     assert_eq!(
@@ -133,9 +133,10 @@ fn what_is_set_aside_is_forgotten_with_its_nonce() {
 
 #[test]
 fn a_heavy_one_that_was_pushed_out_is_heavy_when_it_comes_back() {
-    let mut limits = MempoolLimits::default();
-    limits.max_count = 1;
-    let pool = mempool(limits);
+    let pool = mempool(MempoolLimits {
+        max_count: 1,
+        ..MempoolLimits::default()
+    });
     let cheap = tx(0, 0, 9 * GWEI, GWEI);
     let dear = tx(1, 0, 9 * GWEI, 2 * GWEI);
     add(&pool, &cheap).unwrap();

@@ -36,7 +36,7 @@ pub enum Origin {
     Local,
     /// Another node.
     Peer,
-    /// This node's journal: it was in the pool before. Followers of the pool are not told again, and
+    /// This node's journal: it was in the pool before. Followers of the pool are not notified again, and
     /// it is not written again.
     Returned,
 }

@@ -8,7 +8,7 @@ use axolotl_ledger::Tx;
 use super::limits::SenderState;
 
 /// About what a transaction takes in the pool beside twice its bytes.
-const TX_OVERHEAD_BYTES: usize = 900;
+pub(super) const TX_OVERHEAD_BYTES: usize = 900;
 
 /// What a transaction pays at a base fee; negative when its fee cap is below.
 pub(super) fn price(tx: &Tx, base_fee: u64) -> i128 {

@@ -16,12 +16,17 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes};
 
-use crate::mempool::interrupted::{InterruptReason, Interrupted, Standing};
+use crate::mempool::{
+    interrupted::{InterruptReason, Interrupted, Standing},
+    queue::TX_OVERHEAD_BYTES,
+};
 
 const MAGIC: [u8; 8] = *b"AXPOOL1\n";
 const SALT_BYTES: usize = 8;
 const HEADER_BYTES: usize = MAGIC.len() + 2 * (SALT_BYTES + 4);
 const RECORD_HEADER_BYTES: usize = 12;
+// The pool's count of a transaction, overhead and twice its bytes, bounds twice its record.
+const _: () = assert!(TX_OVERHEAD_BYTES >= 2 * (RECORD_HEADER_BYTES + 1));
 /// A longer record is damage: the largest transaction has 128 KiB.
 const RECORD_MAX_BYTES: usize = 1 << 20;
 

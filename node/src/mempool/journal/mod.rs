@@ -176,7 +176,7 @@ struct Shared {
 struct State {
     pending: Vec<Entry>,
     pending_bytes: usize,
-    /// Entries pushed so far.
+    /// Entries pushed so far, and rewrites asked for: [`Journal::flush`] waits for both.
     pushed: u64,
     /// Of those, how many are in the file, in order.
     written: u64,
@@ -220,7 +220,7 @@ impl Journal {
             state: Mutex::new(State {
                 pending: Vec::new(),
                 pending_bytes: 0,
-                pushed: 0,
+                pushed: 1,
                 written: 0,
                 rewrite: true,
                 failure: None,
@@ -325,6 +325,7 @@ impl Journal {
         state.waiting = left;
         if state.waiting.is_empty() {
             // What was refused is not to come back.
+            state.pushed += 1;
             state.rewrite = true;
             state.pending.clear();
             state.pending_bytes = 0;
