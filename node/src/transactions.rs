@@ -4,8 +4,9 @@
 //! - One from a peer is decoded and its sender recovered on the blocking pool, then pooled.
 //! - One of ours that two blocks passed by is sent straight to the leader and to the one after it:
 //!   a leader that never hears of a transaction would otherwise stay leader of empty blocks.
-//! - A peer that connects is given what the pool holds: so transactions survive the restart of a
-//!   node as far as others hold them.
+//! - A peer that connects is given what the pool holds.
+//! - What the pool's journal kept over the end of the process is admitted again ([`Readmission`]), and
+//!   gossiped again once this node has caught up.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     engine::{base_fee_above, sender_state},
-    mempool::{Mempool, Origin},
+    mempool::{Mempool, MempoolError, Origin, Recovered},
     network::{Fault, MessageToken, Network, PublishError},
     storage::Chain,
 };
@@ -45,8 +46,15 @@ const PATIENCE_BLOCKS: u64 = 2;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often watched transactions are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
-/// Most transactions given to a peer that connects.
+/// Most transactions given to a peer that connects. Twice a second's worth of a busy chain; the rest
+/// reaches it by gossip, or by the leader's blocks.
 const GREETING_MAX: usize = 4_096;
+/// How often a transaction of the journal that the head does not allow is tried once the node has caught
+/// up, and the pause between: blocks of which this node has not heard when it believes to have caught up
+/// are there long before the end of it.
+const READMISSION_ATTEMPTS: u32 = 15;
+/// See [`READMISSION_ATTEMPTS`].
+const READMISSION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Transactions that arrived from a peer.
 struct Arrived {
@@ -111,11 +119,14 @@ impl Transactions {
         }
     }
 
-    /// Gives a peer that connected what the pool holds.
+    /// Gives a peer that connected what the pool holds: what a block can take first, then what is
+    /// behind a gap.
     pub fn greet(&self, peer: PublicKey) {
         let senders = self.mempool.content();
         let pending = senders.iter().flat_map(|sender| &sender.pending);
+        let queued = senders.iter().flat_map(|sender| &sender.queued);
         let raws: Vec<Bytes> = pending
+            .chain(queued)
             .take(GREETING_MAX)
             .map(|tx| tx.raw().clone())
             .collect();
@@ -173,14 +184,132 @@ struct Watched {
 }
 
 impl TransactionTasks {
-    /// Works until every handle is gone.
-    pub async fn run(self) {
+    /// Works until every handle is gone. `caught_up` comes about when this node holds the newest blocks
+    /// and reaches a quorum.
+    pub async fn run(self, readmission: Readmission, caught_up: impl Future<Output = ()>) {
         let Self {
             handle,
             outbox,
             inbox,
         } = self;
-        tokio::join!(send(handle.clone(), outbox), receive(handle, inbox));
+        let readmitted = async {
+            caught_up.await;
+            readmission.finish(&handle).await;
+        };
+        tokio::join!(
+            send(handle.clone(), outbox),
+            receive(handle.clone(), inbox),
+            readmitted
+        );
+    }
+}
+
+/// What the journal kept, on its way back into the pool.
+///
+/// It is judged by the rules of the next block: at the head that this node had when it ended, before
+/// any peer is there, so that the first peer that connects is given it; and what that head did not allow
+/// (a balance that came with a block of the meantime, say) once more when the node has caught up.
+/// Until then the journal keeps it.
+#[derive(Debug, Default)]
+pub struct Readmission {
+    /// Those that are in the pool again.
+    admitted: Vec<Tx>,
+    /// Those that a newer head may allow.
+    later: Vec<Tx>,
+    /// Those that no block can take any more; most of them are in one.
+    refused: usize,
+}
+
+impl Readmission {
+    /// Admits what the head allows.
+    pub fn begin(chain: &Chain, mempool: &Mempool, recovered: Recovered) -> Self {
+        let Recovered {
+            transactions,
+            interrupted,
+            damaged,
+            torn_bytes,
+            surplus,
+        } = recovered;
+        if damaged + surplus > 0 || torn_bytes > 0 {
+            tracing::warn!(
+                damaged,
+                torn_bytes,
+                surplus,
+                "the journal of accepted transactions was not whole; what could be read is admitted again"
+            );
+        }
+        let found = transactions.len();
+        let mut readmission = Self {
+            later: transactions,
+            ..Self::default()
+        };
+        readmission.admit(chain, mempool);
+        if found + interrupted.len() > 0 {
+            tracing::info!(
+                found,
+                pooled = readmission.admitted.len(),
+                later = readmission.later.len(),
+                refused = readmission.refused,
+                interrupted = interrupted.len(),
+                "transactions of the journal are admitted again"
+            );
+        }
+        mempool.set_waiting(readmission.later.clone());
+        readmission
+    }
+
+    fn admit(&mut self, chain: &Chain, mempool: &Mempool) {
+        let Ok(state) = chain.state(chain.head().height()) else {
+            return;
+        };
+        let base_fee = base_fee_above(chain);
+        for tx in std::mem::take(&mut self.later) {
+            let sender = sender_state(&*state, tx.sender());
+            match mempool.add(Arc::clone(&tx), Origin::Returned, sender, base_fee) {
+                Ok(_) | Err(MempoolError::AlreadyKnown) => self.admitted.push(tx),
+                Err(error) if error.may_pass() => self.later.push(tx),
+                Err(error) => {
+                    tracing::debug!(hash = %tx.hash(), %error, "a transaction of the journal is not admitted again");
+                    self.refused += 1;
+                }
+            }
+        }
+    }
+
+    /// Gossips what is in the pool again, and goes on trying what the head did not allow.
+    async fn finish(mut self, handle: &Transactions) {
+        for attempt in 0..READMISSION_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(READMISSION_INTERVAL).await;
+            }
+            if !self.later.is_empty() {
+                let again = handle.clone();
+                let tried = tokio::task::spawn_blocking(move || {
+                    self.admit(&again.chain, &again.mempool);
+                    again.mempool.set_waiting(self.later.clone());
+                    self
+                });
+                match tried.await {
+                    Ok(tried) => self = tried,
+                    Err(_) => return,
+                }
+            }
+            for tx in self.admitted.drain(..) {
+                if handle.mempool.contains(&tx.hash()) && handle.outbox.send(tx).await.is_err() {
+                    return;
+                }
+            }
+            if self.later.is_empty() {
+                return;
+            }
+        }
+        for tx in &self.later {
+            tracing::warn!(
+                hash = %tx.hash(), sender = %tx.sender(), nonce = tx.nonce(),
+                "a transaction of the journal is given up: its account cannot pay for it, or the pool is full"
+            );
+        }
+        handle.mempool.set_waiting(Vec::new());
     }
 }
 
@@ -273,3 +402,6 @@ fn remind(handle: &Transactions, watched: &mut BTreeMap<B256, Watched>) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

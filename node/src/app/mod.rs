@@ -42,12 +42,12 @@ use crate::{
     chain_sync,
     config::Config,
     engine::{CONFLICT_RECORD, Engine, EngineParts, StatusBook},
-    mempool::{Mempool, MempoolLimits},
+    mempool::{JournalOptions, Mempool, MempoolLimits},
     metrics::Metrics,
     network::{self, Network, NetworkConfig, PeerStatus},
     rpc,
     storage::{Chain, ConsensusLog, DataDir, StorageOptions, record_log::OpenReport},
-    transactions,
+    transactions::{self, Readmission},
 };
 
 /// Longest time that an orderly end may take.
@@ -187,21 +187,15 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     if let Some(reason) = &unfit {
         tracing::error!(%reason, "this node follows and does not vote; wipe its data directory to let it join anew");
     }
-    let mempool = Mempool::new(
-        Arc::clone(&spec),
-        MempoolLimits {
-            max_count: config.mempool_max_transactions,
-            max_per_sender: config.mempool_max_per_sender,
-            ..MempoolLimits::default()
-        },
-    );
+    readiness.send_replace(Readiness::Starting("reading the pool's journal".into()));
+    let (mempool, readmission) = open_pool(&config, &data, &chain).await?;
 
     if let Some(registry) = &registry {
         let genesis = &spec.genesis;
         let alone = registry.await_own_key(&label, genesis, &readiness, &shutdown);
         let alone = alone.await;
         if !matches!(alone, Ok(true)) {
-            stop(critical, chain).await;
+            stop(critical, chain, mempool).await;
             alone?;
             return finish(&data);
         }
@@ -224,6 +218,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     .await
     .context("the network does not start; is another node running? Choose another PORT")?;
     critical.spawn(async move { network_task.await.context("the network failed") });
+    mempool.counters().register(&mut metrics_registry);
     drop(metrics.set(Metrics::new(metrics_registry)));
     for peer in &config.bootstrap_peers {
         network.dial(peer).await?;
@@ -246,8 +241,19 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     )?;
     let (transactions, transaction_tasks) =
         transactions::new(chain.clone(), mempool.clone(), network.clone());
+    let caught_up = {
+        let mut readiness = readiness.subscribe();
+        async move {
+            let ready = readiness
+                .wait_for(|readiness| *readiness == Readiness::Ready)
+                .await;
+            if ready.is_err() {
+                tracing::debug!("the node ended before it had caught up");
+            }
+        }
+    };
     critical.spawn(async move {
-        transaction_tasks.run().await;
+        transaction_tasks.run(readmission, caught_up).await;
         Ok(())
     });
     let synced = Arc::new(events::SyncedChain {
@@ -339,7 +345,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
     };
     readiness.send_replace(Readiness::Stopping);
     shutdown.cancel();
-    stop(critical, chain).await;
+    stop(critical, chain, node.mempool.clone()).await;
     outcome?;
     finish(&data)
 }
@@ -354,11 +360,17 @@ async fn wait_for(
 }
 
 /// Ends tasks, then writes a checkpoint so that the next start has nothing to replay.
-async fn stop(mut critical: Critical, chain: Chain) {
+async fn stop(mut critical: Critical, chain: Chain, mempool: Mempool) {
     let orderly = async {
         critical.abort_all();
         while critical.join_next().await.is_some() {}
-        match tokio::task::spawn_blocking(move || chain.close()).await {
+        let close = move || {
+            if let Err(error) = mempool.flush() {
+                tracing::warn!(%error, "the journal of accepted transactions lacks the last ones");
+            }
+            chain.close()
+        };
+        match tokio::task::spawn_blocking(close).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "no checkpoint was written; the next start replays");
@@ -409,6 +421,28 @@ async fn open_chain(
         // What is left of the replay is done again at the next start.
         () = shutdown.cancelled() => Ok(None),
     }
+}
+
+/// Opens the pool with its journal, and admits again what that holds, on the blocking pool: senders are
+/// recovered.
+async fn open_pool(
+    config: &Config,
+    data: &DataDir,
+    chain: &Chain,
+) -> anyhow::Result<(Mempool, Readmission)> {
+    let limits = MempoolLimits {
+        max_count: config.mempool_max_transactions,
+        max_per_sender: config.mempool_max_per_sender,
+        ..MempoolLimits::default()
+    };
+    let (path, chain) = (data.pool_journal_path(), chain.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let spec = Arc::clone(chain.spec());
+        let (mempool, recovered) = Mempool::open(spec, limits, &path, JournalOptions::default());
+        let readmission = Readmission::begin(&chain, &mempool, recovered);
+        (mempool, readmission)
+    });
+    opened.await.context("the pool cannot be opened")
 }
 
 /// A line of the log for so many blocks replayed.

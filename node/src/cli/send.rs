@@ -2,6 +2,9 @@
 //!
 //! The node never sees a key. Everything that can be checked without the key is checked before the
 //! password is asked for.
+//!
+//! Two terms, never mixed: *accepted* is a transaction whose hash a node gave (that node keeps it in its
+//! pool and its journal), *acknowledged* one whose receipt was seen (a quorum keeps it on disk).
 
 use std::{
     process::ExitCode,
@@ -151,25 +154,24 @@ pub async fn run(args: SendArgs) -> anyhow::Result<ExitCode> {
         "wei": amount.to_string(),
         "nonce": nonce,
         "chain_id": chain_id,
-        "status": "sent",
+        "status": "accepted",
         "receipt": Value::Null,
     });
     if args.no_wait {
         facts.push((
             "Status",
-            format!("sent; look with `axolotl tx {}`", signed.hash),
+            format!("accepted; look with `axolotl tx {}`", signed.hash),
         ));
         show(&args.output, &facts, &document)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(receipt) = await_receipt(&node, signed.hash, args.timeout).await? else {
-        facts.push(("Status", "not final yet".to_owned()));
+        facts.push(("Status", "accepted, no receipt yet".to_owned()));
         show(&args.output, &facts, &document)?;
         bail!(
-            "no receipt after {}: is the chain making blocks (`axolotl status`)? The transaction is \
-             not lost; ask again with `axolotl tx {}`",
+            "no receipt after {}: is the chain making blocks (`axolotl status`)? {}",
             humantime::format_duration(args.timeout),
-            signed.hash
+            accepted(node.url(), signed.hash, nonce)
         );
     };
     let success = receipt["status"] == "0x1";
@@ -271,7 +273,9 @@ fn refused(error: RpcError, hash: B256) -> anyhow::Error {
     let RpcError::Refused { message, .. } = &error else {
         return advise(error).context(format!("transaction {hash} may not have been sent"));
     };
-    let hint = if message.contains("nonce too low") {
+    let hint = if message.contains("not accepted") || message.contains("set aside by this node") {
+        "another node may take it: name one with --rpc"
+    } else if message.contains("nonce too low") {
         "that nonce is used already; leave out --nonce, or send again if another program sent at the \
          same time"
     } else if message.contains("already known") {
@@ -286,6 +290,18 @@ fn refused(error: RpcError, hash: B256) -> anyhow::Error {
         "nothing was sent"
     };
     anyhow::anyhow!("the node refused the transaction: {message} ({hint})")
+}
+
+/// What is known of a transaction without a receipt, and what may still become of it.
+fn accepted(url: &str, hash: B256, nonce: u64) -> String {
+    format!(
+        "The transaction is accepted, not acknowledged: the node at {url} keeps it in its pool and its \
+         journal, also when it is restarted. It is lost if that node's disk or machine fails before a \
+         block takes it, or if the pool drops it (its account cannot pay for it any more, or \
+         transactions that pay more fill the pool). Ask again with `axolotl tx {hash}`. Sending once \
+         more would be a second transaction; with `--nonce {nonce}` only one of the two can be in a \
+         block"
+    )
 }
 
 async fn await_receipt(
@@ -303,7 +319,7 @@ async fn await_receipt(
             Err(RpcError::Unreachable { .. }) if heard.elapsed() < PATIENCE_WITH_SILENCE => {}
             Err(error) => {
                 turning.finish_and_clear();
-                let context = format!("transaction {hash} was sent; its receipt is not known");
+                let context = format!("transaction {hash} is accepted; its receipt is not known");
                 return Err(advise(error).context(context));
             }
         }

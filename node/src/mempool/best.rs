@@ -3,6 +3,10 @@
 //! Between senders the effective tip decides, then the order of arrival; within a sender the nonce.
 //! Nothing is copied beforehand: senders are taken from the pool's index as the block fills, so a
 //! block costs what it holds, however large the pool is.
+//!
+//! A heavy transaction ([`super::interrupted`]) is handed out when there is nothing else, and nothing
+//! comes after it: one attempt in a block, and nobody waits behind it. What its sender has behind it
+//! waits with it.
 
 use std::{
     cmp::Reverse,
@@ -13,7 +17,10 @@ use std::{
 use alloy_primitives::Address;
 use axolotl_ledger::{Tx, TxSource};
 
-use super::pool::{HeadKey, Pool};
+use super::{
+    pool::Pool,
+    queue::{HeadKey, Pooled},
+};
 
 /// Senders taken from the index at once.
 const BATCH: usize = 32;
@@ -24,9 +31,20 @@ struct Candidate {
     tip: u128,
     seq: Reverse<u64>,
     tx: Tx,
+    heavy: bool,
 }
 
 impl Candidate {
+    /// `None` when it cannot pay this base fee.
+    fn new(pool: &Pool, pooled: &Pooled, base_fee: u64) -> Option<Self> {
+        Some(Self {
+            tip: pooled.tx.effective_tip(base_fee)?,
+            seq: Reverse(pooled.seq),
+            tx: Arc::clone(&pooled.tx),
+            heavy: pool.is_heavy(&pooled.tx.hash()),
+        })
+    }
+
     fn key(&self) -> (u128, Reverse<u64>, Address) {
         (self.tip, self.seq, self.tx.sender())
     }
@@ -69,6 +87,10 @@ pub struct BestTransactions {
     /// Handed out last: its successor is looked up when the next one is asked for.
     last: Option<Tx>,
     skipped: BTreeSet<Address>,
+    /// The best heavy transaction so far.
+    heavy: Option<Tx>,
+    /// A heavy transaction was handed out: the end.
+    finished: bool,
 }
 
 impl BestTransactions {
@@ -84,6 +106,8 @@ impl BestTransactions {
             exhausted: false,
             last: None,
             skipped: BTreeSet::new(),
+            heavy: None,
+            finished: false,
         }
     }
 
@@ -102,39 +126,33 @@ impl BestTransactions {
         }
         let slack = pool.slack(self.base_fee);
         let mut count = 0;
-        for (key, tx) in pool.heads_after(self.cursor, BATCH) {
+        for (key, pooled) in pool.heads_after(self.cursor, BATCH) {
             count += 1;
             self.cursor = Some(key);
             self.bound = key.price.0.saturating_add(slack);
-            if let Some(tip) = tx.effective_tip(self.base_fee)
+            if let Some(candidate) = Candidate::new(&pool, pooled, self.base_fee)
                 && self.taken.insert(key.sender)
             {
-                self.candidates.push(Candidate {
-                    tip,
-                    seq: Reverse(key.seq),
-                    tx,
-                });
+                self.candidates.push(candidate);
             }
         }
         self.exhausted = count < BATCH || self.bound < 0;
     }
 
     fn push_successor(&mut self, tx: &Tx) {
-        let next = lock(&self.pool).executable_at(&tx.sender(), tx.nonce().saturating_add(1));
-        if let Some((tx, seq)) = next
-            && let Some(tip) = tx.effective_tip(self.base_fee)
-        {
-            self.candidates.push(Candidate {
-                tip,
-                seq: Reverse(seq),
-                tx,
-            });
-        }
+        let pool = lock(&self.pool);
+        let next = pool.executable_at(&tx.sender(), tx.nonce().saturating_add(1));
+        let next = next.and_then(|pooled| Candidate::new(&pool, pooled, self.base_fee));
+        drop(pool);
+        self.candidates.extend(next);
     }
 }
 
 impl TxSource for BestTransactions {
     fn next(&mut self) -> Option<Tx> {
+        if self.finished {
+            return None;
+        }
         if let Some(last) = self.last.take() {
             self.push_successor(&last);
         }
@@ -147,11 +165,19 @@ impl TxSource for BestTransactions {
             {
                 self.pull();
             }
-            let best = self.candidates.pop()?.tx;
-            if !self.skipped.contains(&best.sender()) {
-                self.last = Some(Arc::clone(&best));
-                return Some(best);
+            let Some(Candidate { tx, heavy, .. }) = self.candidates.pop() else {
+                self.finished = true;
+                return self.heavy.take();
+            };
+            if self.skipped.contains(&tx.sender()) {
+                continue;
             }
+            if heavy {
+                self.heavy.get_or_insert(tx);
+                continue;
+            }
+            self.last = Some(Arc::clone(&tx));
+            return Some(tx);
         }
     }
 

@@ -3,6 +3,8 @@
 use alloy_primitives::U256;
 use axolotl_ledger::TransactionError;
 
+use super::{interrupted::InterruptReason, journal::JournalFailure};
+
 /// Bounds of the pool. Each names what happens beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MempoolLimits {
@@ -34,7 +36,8 @@ pub enum Origin {
     Local,
     /// Another node.
     Peer,
-    /// It was in the pool before; followers of the pool are not told again.
+    /// This node's journal: it was in the pool before. Followers of the pool are not notified again, and
+    /// it is not written again.
     Returned,
 }
 
@@ -115,11 +118,33 @@ pub enum MempoolError {
     /// The pool is full of transactions that pay no less.
     #[error("txpool is full")]
     Full,
+    /// Its execution does not end in time on this node.
+    #[error(
+        "transaction set aside by this node: {0}; it may still be included by another validator until its nonce is used"
+    )]
+    SetAside(InterruptReason),
+    /// What this node accepts now would not outlive its process.
+    #[error(
+        "transaction not accepted: this node's journal of accepted transactions cannot be written: {0}; send it to another node, or again later"
+    )]
+    Journal(#[from] JournalFailure),
 }
 
 impl MempoolError {
     /// Whether whoever sent it can be blamed: it can never have been valid.
     pub fn is_senders_fault(&self) -> bool {
         matches!(self, Self::Invalid(_))
+    }
+
+    /// Whether another head, or a pool with more room, may take the same transaction.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NonceTooHigh { .. }
+                | Self::InsufficientFunds { .. }
+                | Self::Overdraft { .. }
+                | Self::SenderLimit(_)
+                | Self::Full
+        )
     }
 }

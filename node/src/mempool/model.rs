@@ -45,7 +45,7 @@ impl Reference {
     }
 
     fn bytes(&self) -> usize {
-        self.txs.iter().map(pool::size_of).sum()
+        self.txs.iter().map(queue::size_of).sum()
     }
 
     fn full(&self) -> bool {

@@ -15,18 +15,19 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
 use alloy_primitives::{Address, B256, U256};
 use axolotl_ledger::Tx;
 
-use super::limits::{MempoolError, MempoolLimits, SenderState};
+use super::{
+    interrupted::{InterruptReason, Interrupted, InterruptedSet, Standing},
+    limits::{MempoolError, MempoolLimits, SenderState},
+    queue::{HeadKey, Pooled, Queue, TailKey, price, size_of},
+    recent::RecentHashes,
+};
 
-/// About what a transaction takes in the pool beside twice its bytes.
-pub const TX_OVERHEAD_BYTES: usize = 900;
-/// Hashes of mined transactions that are remembered; the oldest is forgotten first.
-pub const RECENTLY_MINED: usize = 16_384;
 /// Most transactions that one newcomer may push out.
 const MAX_EVICTIONS: usize = 256;
 /// Senders whose account is looked at again with the next block; more are not noted.
@@ -39,64 +40,6 @@ const CHECKED_WHEN_EMPTY: usize = 64;
 const MAX_EMPTY_BLOCKS: u32 = 512;
 /// A replacement must pay this many percent more.
 const REPLACEMENT_PERCENT: u64 = 10;
-
-/// What a transaction pays at a base fee; negative when its fee cap is below.
-fn price(tx: &Tx, base_fee: u64) -> i128 {
-    let cap = i128::try_from(tx.max_fee_per_gas()).unwrap_or(i128::MAX);
-    let tip = i128::try_from(tx.max_priority_fee_per_gas()).unwrap_or(i128::MAX);
-    tip.min(cap - i128::from(base_fee))
-}
-
-/// About what a transaction takes in memory.
-pub(super) fn size_of(tx: &Tx) -> usize {
-    TX_OVERHEAD_BYTES + 2 * tx.raw().len()
-}
-
-/// Place of a sender among those with something executable: ascending is best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct HeadKey {
-    pub(super) price: Reverse<i128>,
-    pub(super) seq: u64,
-    pub(super) sender: Address,
-}
-
-/// Place of a sender's last transaction: ascending is first to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct TailKey {
-    executable: bool,
-    price: i128,
-    seq: Reverse<u64>,
-    sender: Address,
-}
-
-#[derive(Clone, Debug)]
-struct Pooled {
-    tx: Tx,
-    /// Order of arrival.
-    seq: u64,
-    empty_blocks: u32,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    state: SenderState,
-    txs: BTreeMap<u64, Pooled>,
-    /// Most that all of them can cost.
-    cost: U256,
-    /// First nonce that is not executable.
-    ready: u64,
-    head: Option<HeadKey>,
-    tail: Option<TailKey>,
-}
-
-impl Queue {
-    fn advance_ready(&mut self) {
-        self.ready = self.ready.max(self.state.nonce);
-        while self.txs.contains_key(&self.ready) {
-            self.ready += 1;
-        }
-    }
-}
 
 /// What became of a transaction that was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,26 +78,6 @@ pub struct SenderContent {
     pub queued: Vec<Tx>,
 }
 
-/// Hashes in the order of their arrival, the oldest forgotten first.
-#[derive(Debug, Default)]
-struct RecentHashes {
-    order: VecDeque<B256>,
-    known: HashSet<B256>,
-}
-
-impl RecentHashes {
-    fn insert(&mut self, hash: B256) {
-        if self.known.insert(hash) {
-            self.order.push_back(hash);
-            if self.order.len() > RECENTLY_MINED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
-            }
-        }
-    }
-}
-
 /// The pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -171,6 +94,7 @@ pub struct Pool {
     heads: BTreeSet<HeadKey>,
     tails: BTreeSet<TailKey>,
     mined: RecentHashes,
+    interrupted: InterruptedSet,
     suspects: BTreeSet<Address>,
 }
 
@@ -189,6 +113,7 @@ impl Pool {
             heads: BTreeSet::new(),
             tails: BTreeSet::new(),
             mined: RecentHashes::default(),
+            interrupted: InterruptedSet::default(),
             suspects: BTreeSet::new(),
         }
     }
@@ -208,9 +133,11 @@ impl Pool {
         self.by_hash.contains_key(hash)
     }
 
-    /// Whether the transaction is in the pool, or was in one of the last blocks.
+    /// Whether the transaction is in the pool, was in one of the last blocks, or is set aside.
     pub fn knows(&self, hash: &B256) -> bool {
-        self.contains(hash) || self.mined.known.contains(hash)
+        self.contains(hash)
+            || self.mined.contains(hash)
+            || self.interrupted.set_aside(hash).is_some()
     }
 
     /// The transaction with this hash.
@@ -277,8 +204,12 @@ impl Pool {
         let known = self.senders.get(&sender);
         let state = known.map_or(state, |queue| queue.state);
         let next = state.nonce;
-        if nonce < next || self.mined.known.contains(&hash) {
+        if nonce < next || self.mined.contains(&hash) {
+            self.interrupted.nonces_used(sender, next);
             return Err(MempoolError::NonceTooLow { next, nonce });
+        }
+        if let Some(reason) = self.interrupted.set_aside(&hash) {
+            return Err(MempoolError::SetAside(reason));
         }
         let gap = self.limits.max_nonce_gap;
         if nonce - next > gap {
@@ -440,6 +371,7 @@ impl Pool {
 
     /// Takes over an account's new state: drops what is stale or cannot be paid any more.
     fn refresh(&mut self, sender: &Address, state: SenderState) {
+        self.interrupted.nonces_used(*sender, state.nonce);
         let Some(queue) = self.senders.get_mut(sender) else {
             return;
         };
@@ -473,6 +405,8 @@ impl Pool {
         let mut touched = std::mem::take(&mut self.suspects);
         for tx in txs {
             self.mined.insert(tx.hash());
+            self.interrupted
+                .nonces_used(tx.sender(), tx.nonce().saturating_add(1));
             touched.insert(tx.sender());
         }
         let stuck: Vec<HeadKey> = if txs.is_empty() {
@@ -503,6 +437,59 @@ impl Pool {
         if base_fee.abs_diff(self.base_fee) > self.base_fee / 4 {
             self.rekey(base_fee);
         }
+    }
+
+    /// Lets a pooled transaction be handed out last, and alone. `None` when it is not in the pool.
+    pub fn mark_heavy(&mut self, hash: &B256) -> Option<Interrupted> {
+        self.note(hash, Standing::Heavy)
+    }
+
+    /// Takes a transaction out of the pool and keeps it out. Those behind it are queued. `None` when
+    /// it is not in the pool.
+    pub fn set_aside(&mut self, hash: &B256, reason: InterruptReason) -> Option<Interrupted> {
+        let noted = self.note(hash, Standing::SetAside(reason))?;
+        self.take(&noted.sender, noted.nonce, true);
+        Some(noted)
+    }
+
+    fn note(&mut self, hash: &B256, standing: Standing) -> Option<Interrupted> {
+        let (sender, nonce) = *self.by_hash.get(hash)?;
+        let noted = Interrupted {
+            hash: *hash,
+            sender,
+            nonce,
+            standing,
+        };
+        self.interrupted.insert(noted);
+        Some(noted)
+    }
+
+    /// Remembers an interruption of an earlier run; what it is about may come later.
+    pub fn restore_interrupted(&mut self, noted: Interrupted) {
+        self.interrupted.insert(noted);
+    }
+
+    /// Whether a transaction is to be handed out last, and alone.
+    pub fn is_heavy(&self, hash: &B256) -> bool {
+        self.interrupted.is_heavy(hash)
+    }
+
+    /// The interruptions that are remembered, the oldest first.
+    pub fn interrupted(&self) -> Vec<Interrupted> {
+        self.interrupted.iter().collect()
+    }
+
+    /// How many interruptions are remembered.
+    pub fn interrupted_count(&self) -> usize {
+        self.interrupted.len()
+    }
+
+    /// All transactions in the order of their arrival.
+    pub fn by_arrival(&self) -> Vec<Tx> {
+        let queues = self.senders.values().flat_map(|queue| queue.txs.values());
+        let mut all: Vec<(u64, &Tx)> = queues.map(|pooled| (pooled.seq, &pooled.tx)).collect();
+        all.sort_unstable_by_key(|(seq, _)| *seq);
+        all.into_iter().map(|(_, tx)| tx.clone()).collect()
     }
 
     fn rekey(&mut self, base_fee: u64) {
@@ -537,7 +524,7 @@ impl Pool {
         &self,
         after: Option<HeadKey>,
         count: usize,
-    ) -> impl Iterator<Item = (HeadKey, Tx)> {
+    ) -> impl Iterator<Item = (HeadKey, &Pooled)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         self.heads
@@ -545,15 +532,14 @@ impl Pool {
             .take(count)
             .filter_map(|key| {
                 let queue = self.senders.get(&key.sender)?;
-                Some((*key, queue.txs.get(&queue.state.nonce)?.tx.clone()))
+                Some((*key, queue.txs.get(&queue.state.nonce)?))
             })
     }
 
-    /// The executable transaction of a sender at a nonce, with its order of arrival.
-    pub(super) fn executable_at(&self, sender: &Address, nonce: u64) -> Option<(Tx, u64)> {
+    /// The executable transaction of a sender at a nonce.
+    pub(super) fn executable_at(&self, sender: &Address, nonce: u64) -> Option<&Pooled> {
         let queue = self.senders.get(sender)?;
-        let pooled = queue.txs.get(&nonce).filter(|_| nonce < queue.ready)?;
-        Some((pooled.tx.clone(), pooled.seq))
+        queue.txs.get(&nonce).filter(|_| nonce < queue.ready)
     }
 
     /// Whether a block with this base fee could hold anything.

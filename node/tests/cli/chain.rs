@@ -74,7 +74,7 @@ async fn options_of_send_reach_the_transaction() {
     let sent = home.json(&words).await;
     assert_eq!(
         (&sent["status"], &sent["receipt"]),
-        (&"sent".into(), &serde_json::Value::Null)
+        (&"accepted".into(), &serde_json::Value::Null)
     );
     let taken = fake.taken();
     let [transaction] = taken.as_slice() else {
@@ -174,8 +174,14 @@ async fn a_receipt_that_fails_or_does_not_come_is_exit_code_1() {
         }
     });
     let words = format!("send --dev 1 {to} 1 --timeout 300ms");
-    home.fail(&words, 1, &["no receipt after 300ms", "axolotl tx 0x"])
-        .await;
+    let said = [
+        "no receipt after 300ms",
+        "accepted, not acknowledged",
+        "axolotl tx 0x",
+        "--nonce 0",
+    ];
+    let late = home.fail(&words, 1, &said).await;
+    assert!(!format!("{late:?}").contains("not lost"), "{late:?}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use anyhow::Context;
 use axolotl_common::{
-    ChainId, CommitCertificate, Hash, Height, KeyPair, Member, NodeId, Round, VoteKind,
+    ChainId, CommitCertificate, Hash, Height, KeyPair, Member, NodeId, Round, VolumeId, VoteKind,
     certificate::vote_sign_bytes,
     genesis::{DEV_CHAIN_ID, GenesisDocument, dev_genesis},
 };
@@ -51,10 +51,24 @@ impl Solo {
 
     /// As [`Self::new`], with the data directory elsewhere.
     pub(crate) fn with_data(home: &Path, data: &Path) -> anyhow::Result<Self> {
+        Self::with(home, data, &[])
+    }
+
+    /// As [`Self::new`], with a second validator that does not exist.
+    pub(crate) fn without_quorum(home: &Path) -> anyhow::Result<Self> {
+        let absent = Member {
+            node_id: NodeId::numbered(2),
+            public_key: KeyPair::from_seed(&[2; 32]).public(),
+            volume_id: VolumeId([2; 16]),
+        };
+        Self::with(home, &home.join("data"), &[absent])
+    }
+
+    fn with(home: &Path, data: &Path, others: &[Member]) -> anyhow::Result<Self> {
         let genesis = home.join("genesis.json");
         let (document, key) = with_directory(data, |directory| {
             Ok((
-                genesis_of(directory, GENESIS_TIME)?,
+                genesis_with(directory, others, GENESIS_TIME)?,
                 directory.key().clone(),
             ))
         })?;
@@ -161,13 +175,18 @@ pub(crate) fn with_directory<T>(
 /// The development genesis with the owner of `directory` as its only validator. Without an
 /// authority key: nobody may change the membership.
 pub(crate) fn genesis_of(directory: &DataDir, timestamp: u64) -> anyhow::Result<Value> {
+    genesis_with(directory, &[], timestamp)
+}
+
+fn genesis_with(directory: &DataDir, others: &[Member], timestamp: u64) -> anyhow::Result<Value> {
     let member = Member {
         node_id: NodeId::numbered(1),
         public_key: directory.key().public(),
         volume_id: directory.volume_id(),
     };
+    let validators = [&[member], others].concat();
     let axolotl = serde_json::from_value(json!({
-        "validators": [member],
+        "validators": validators,
         "timing": { "emptyBlockIntervalMs": 50 },
     }))?;
     Ok(dev_genesis(&axolotl, timestamp))

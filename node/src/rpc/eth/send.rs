@@ -6,7 +6,7 @@ use alloy_primitives::{Bytes, U256};
 use axolotl_ledger::{Transaction, TransactionError};
 
 use crate::{
-    mempool::{MempoolError, Origin, SenderState},
+    mempool::{JournalFailure, MempoolError, Origin, SenderState},
     rpc::{Answer, Rpc, error::RpcError, eth::fees::next_fee, json, params::BlockParam},
 };
 
@@ -14,7 +14,8 @@ use crate::{
 const DELEGATION_PREFIX: [u8; 3] = [0xef, 0x01, 0x00];
 
 /// `eth_sendRawTransaction`: keeps a transaction that can be in a block and hands it on. The sender
-/// is recovered here, once; the mempool has the other rules.
+/// is recovered here, once; the mempool has the other rules. The hash is given only when the
+/// transaction is in the journal, and so is "already known": a client takes both for the same.
 pub(in crate::rpc) fn raw_transaction(rpc: &Rpc, raw: &Bytes) -> Answer {
     let spec = rpc.chain().spec();
     let tx = Transaction::decode(raw, spec.chain.id).map_err(refused)?;
@@ -38,17 +39,28 @@ pub(in crate::rpc) fn raw_transaction(rpc: &Rpc, raw: &Bytes) -> Answer {
         nonce: account.as_ref().map_or(0, |account| account.nonce),
         balance: account.map_or(U256::ZERO, |account| account.balance),
     };
-    let tx = Arc::new(tx);
-    rpc.context
-        .mempool
-        .add(Arc::clone(&tx), Origin::Local, sender, next_fee(rpc, &head))
-        .map_err(|error| match error {
-            MempoolError::Invalid(error) => refused(error),
-            error => RpcError::Server(error.to_string()),
-        })?;
+    let (tx, mempool) = (Arc::new(tx), &rpc.context.mempool);
     let hash = tx.hash();
-    (rpc.context.submit)(tx);
+    match mempool.add(Arc::clone(&tx), Origin::Local, sender, next_fee(rpc, &head)) {
+        Ok(_) => (rpc.context.submit)(tx),
+        Err(MempoolError::AlreadyKnown) => {
+            mempool.flush().map_err(|failure| not_kept(&failure))?;
+            return Err(RpcError::Server(MempoolError::AlreadyKnown.to_string()));
+        }
+        Err(MempoolError::Invalid(error)) => return Err(refused(error)),
+        Err(error) => return Err(RpcError::Server(error.to_string())),
+    }
+    mempool.flush().map_err(|failure| not_kept(&failure))?;
     json(&hash)
+}
+
+/// The transaction is in the pool, and gossiped, and not in the journal: no hash is given for that.
+fn not_kept(failure: &JournalFailure) -> RpcError {
+    RpcError::Server(format!(
+        "transaction not accepted: this node's journal of accepted transactions cannot be written: \
+         {failure}; it was passed on and may still be mined: ask for it by its hash, or send the same \
+         transaction to another node"
+    ))
 }
 
 /// The words of geth's transaction pool, where they differ from those of its block processing, which

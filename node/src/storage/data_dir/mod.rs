@@ -10,6 +10,7 @@
 //! | `label` | name of the node, once assigned |
 //! | `genesis.json` | genesis document as it was received |
 //! | `peers.json` | peer book |
+//! | `pool.journal` | transactions that the pool has taken; appended, never synced |
 //! | `records/` | small records with a checksum, each replaced atomically |
 //! | `consensus/`, `blocks/`, `state.redb` | logs and state store |
 //! | `stopped` | left by a clean exit, removed by a start |
@@ -363,6 +364,11 @@ impl DataDir {
     /// The peer book. Derived data: written with [`Self::write_peers`].
     pub fn peers_path(&self) -> PathBuf {
         self.path.join("peers.json")
+    }
+
+    /// The journal of the pool: read and written there. Not synced, and nothing else depends on it.
+    pub fn pool_journal_path(&self) -> PathBuf {
+        self.path.join("pool.journal")
     }
 
     /// Replaces the peer book.
