@@ -48,6 +48,12 @@ pub trait TxSource {
     /// The transaction just handed out does not fit or is invalid: give none of its sender any
     /// more for this block.
     fn skip_sender(&mut self, tx: &Tx, why: &str);
+
+    /// The transaction just handed out can be in no block of the chain any more: give none of its sender
+    /// for this block, and do not keep it.
+    fn discard(&mut self, tx: &Tx, why: &TransactionError) {
+        self.skip_sender(tx, &why.to_string());
+    }
 }
 
 /// A block with everything that follows from it. Nothing of it is stored or applied yet.
@@ -87,6 +93,16 @@ pub enum InvalidBlock {
         size: usize,
         /// The limit, bytes.
         limit: usize,
+    },
+    /// Its transactions log too much.
+    #[error("{size} bytes of logs up to transaction {index}, {limit} allowed")]
+    LogsTooLong {
+        /// Place of the transaction that is one too many.
+        index: usize,
+        /// Bytes of logs up to and with it.
+        size: u64,
+        /// The limit, bytes.
+        limit: u64,
     },
     /// One of its requests is not valid.
     #[error("request: {0}")]
