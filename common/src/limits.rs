@@ -330,11 +330,11 @@ mod tests {
             (DEFAULT_GAS_LIMIT, 2 << 20, default, None),
             (300_000_000, 2 << 20, None, None),
             (503_000_000, 2 << 20, None, None),
-            (530_000_000, 2 << 20, None, Some(503_314_695)),
+            (530_000_000, 2 << 20, None, Some(503_314_967)),
             (530_000_000, 2 << 20, default, None),
-            (503_000_000, 8 << 20, None, Some(452_983_047)),
-            (i64::MAX as u64, 2 << 20, None, Some(503_314_695)),
-            (u64::MAX, 8 << 20, Some(u64::MAX), Some(452_983_047)),
+            (503_000_000, 8 << 20, None, Some(452_983_319)),
+            (i64::MAX as u64, 2 << 20, None, Some(503_314_967)),
+            (u64::MAX, 8 << 20, Some(u64::MAX), Some(452_983_319)),
         ];
         for (gas_limit, max_block_bytes, max_log_bytes, refused) in table {
             let case = limits(gas_limit, max_block_bytes, max_log_bytes);
@@ -365,7 +365,7 @@ mod tests {
             error.to_string(),
             "a block could be decided that no node can store: block 2097152 + epoch record 1048585 + proof 1048640 + \
              logs 75000000 (600000000 gas / 8) + receipts and senders 96 + prefix 21 = 79194494 bytes > 67108864 bytes \
-             of a record of the block log; lower gasLimit to 503314695 or less, or bound the logs with \
+             of a record of the block log; lower gasLimit to 503314967 or less, or bound the logs with \
              axolotl.maxLogBytes (such as 8388608)"
         );
         let error = limits(20_000_000_000, 2 << 20, Some(8 << 20))

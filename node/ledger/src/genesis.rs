@@ -153,7 +153,7 @@ impl ChainSpec {
         for (name, fault) in forks {
             faults.add(format!("config.{name}"), fault);
         }
-        if let Some(gas_limit) = gas_limit {
+        if let Some(gas_limit) = gas_limit.filter(|limit| GAS_LIMITS.contains(limit)) {
             let limits = BlockLimits {
                 gas_limit,
                 max_block_bytes: doc.axolotl().max_block_bytes,

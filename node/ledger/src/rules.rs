@@ -7,7 +7,7 @@
 //! Earlier releases took a genesis with `osakaTime` and ignored it, so the field alone would let two
 //! releases disagree about the same chain. It is valid only together with `axolotl.maxLogBytes`, which
 //! earlier releases refuse as unknown; that also keeps a chain which ran at the rules of Prague in spite
-//! of its genesis from being read anew.
+//! of its genesis from being read by others.
 //!
 //! The older forks of geth's `config` are checked where `maxLogBytes` shows that the document was made for
 //! this release or a later one: a fork that the document puts after block 0 would be ignored otherwise. A

@@ -340,13 +340,13 @@ fn limits_that_permit_a_block_that_cannot_be_stored_are_refused() {
             ("/axolotl/maxLogBytes", Value::Null),
         ])
     };
-    for gas in [300_000_000, 503_314_695] {
+    for gas in [300_000_000, 503_314_967] {
         assert!(
             ChainSpec::from_document(GenesisDocument::from_value(old(gas)).unwrap()).is_ok(),
             "{gas}"
         );
     }
-    for gas in [503_314_696, 530_000_000, i64::MAX as u64] {
+    for gas in [503_314_968, 530_000_000, i64::MAX as u64] {
         let document = GenesisDocument::from_value(old(gas)).unwrap();
         let error = ChainSpec::from_document(document).expect_err("it was taken");
         let [fault] = &error.0[..] else {
@@ -356,7 +356,7 @@ fn limits_that_permit_a_block_that_cannot_be_stored_are_refused() {
         let FieldFault::Limits(unstorable) = &fault.why else {
             panic!("{fault:?}");
         };
-        assert_eq!(unstorable.gas_limit_max, Some(503_314_695));
+        assert_eq!(unstorable.gas_limit_max, Some(503_314_967));
         assert_eq!(unstorable.needed.logs, gas / 8);
     }
     let document = GenesisDocument::from_value(old(530_000_000)).unwrap();
@@ -366,7 +366,7 @@ fn limits_that_permit_a_block_that_cannot_be_stored_are_refused() {
             .to_string(),
         "genesis field `gasLimit`: a block could be decided that no node can store: block 2097152 + epoch record \
          1048585 + proof 1048640 + logs 66250000 (530000000 gas / 8) + receipts and senders 96 + prefix 21 = 70444494 \
-         bytes > 67108864 bytes of a record of the block log; lower gasLimit to 503314695 or less, or bound the logs \
+         bytes > 67108864 bytes of a record of the block log; lower gasLimit to 503314967 or less, or bound the logs \
          with axolotl.maxLogBytes (such as 8388608)"
     );
     // With bounded logs the same gas limit is slow, but can be stored.
