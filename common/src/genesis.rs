@@ -11,6 +11,10 @@ use serde_json::Value;
 use crate::{
     crypto::PublicKey,
     ids::{ChainId, ChainRef, Hash},
+    limits::{
+        DEFAULT_MAX_LOG_BYTES, MAX_MAX_BLOCK_BYTES, MIN_MAX_BLOCK_BYTES, MIN_MAX_LOG_BYTES,
+        default_gas_limit,
+    },
     membership::{EpochRecord, MAX_MEMBERS, Member},
     quorum::QuorumRule,
 };
@@ -99,6 +103,10 @@ pub struct AxolotlGenesis {
     /// Largest encoded block, bytes.
     #[serde(default = "default_max_block_bytes")]
     pub max_block_bytes: u64,
+    /// Most bytes of logs in a block: 20 for each log, 32 for each topic, and its data. Chains of earlier
+    /// releases have none, and only gas bounds their logs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_log_bytes: Option<u64>,
     /// Lowest base fee, wei.
     #[serde(default = "default_base_fee_floor")]
     pub base_fee_floor: u64,
@@ -255,11 +263,19 @@ impl AxolotlGenesis {
         if self.leader_term_blocks == 0 {
             return fault("axolotl.leaderTermBlocks", "must be above 0".into());
         }
-        let sizes = 64 << 10..=8 << 20;
+        let sizes = MIN_MAX_BLOCK_BYTES..=MAX_MAX_BLOCK_BYTES;
         if !sizes.contains(&self.max_block_bytes) {
             return fault(
                 "axolotl.maxBlockBytes",
                 format!("expected {} to {}", sizes.start(), sizes.end()),
+            );
+        }
+        if let Some(bytes) = self.max_log_bytes.filter(|b| *b < MIN_MAX_LOG_BYTES) {
+            return fault(
+                "axolotl.maxLogBytes",
+                format!(
+                    "{bytes} is less than the {MIN_MAX_LOG_BYTES} bytes that one transaction can log"
+                ),
             );
         }
         Ok(())
@@ -287,7 +303,36 @@ pub const DEV_ACCOUNTS: [&str; 10] = [
 /// Balance of each development account, wei: 10,000 ether.
 pub const DEV_BALANCE_HEX: &str = "0x21e19e0c9bab2400000";
 
-/// The development genesis document for these validators. `timestamp` is in seconds since 1970.
+/// The `config` object of a new chain, complete as geth asks for it: every fork up to Osaka from block 0
+/// on. The blob schedule is that of Ethereum; a chain of Axolotl takes no blobs.
+pub fn chain_config(chain_id: u64) -> Value {
+    serde_json::json!({
+        "chainId": chain_id,
+        "homesteadBlock": 0,
+        "eip150Block": 0,
+        "eip155Block": 0,
+        "eip158Block": 0,
+        "byzantiumBlock": 0,
+        "constantinopleBlock": 0,
+        "petersburgBlock": 0,
+        "istanbulBlock": 0,
+        "berlinBlock": 0,
+        "londonBlock": 0,
+        "terminalTotalDifficulty": 0,
+        "shanghaiTime": 0,
+        "cancunTime": 0,
+        "pragueTime": 0,
+        "osakaTime": 0,
+        "blobSchedule": {
+            "cancun": { "target": 3, "max": 6, "baseFeeUpdateFraction": 3_338_477 },
+            "prague": { "target": 6, "max": 9, "baseFeeUpdateFraction": 5_007_716 },
+            "osaka": { "target": 6, "max": 9, "baseFeeUpdateFraction": 5_007_716 },
+        },
+    })
+}
+
+/// The development genesis document for these validators, by the rules of this release: those of Osaka,
+/// with bounded logs. `timestamp` is in seconds since 1970.
 pub fn dev_genesis(axolotl: &AxolotlGenesis, timestamp: u64) -> Value {
     let alloc: serde_json::Map<String, Value> = DEV_ACCOUNTS
         .iter()
@@ -298,10 +343,12 @@ pub fn dev_genesis(axolotl: &AxolotlGenesis, timestamp: u64) -> Value {
             )
         })
         .collect();
+    let mut axolotl = axolotl.clone();
+    axolotl.max_log_bytes.get_or_insert(DEFAULT_MAX_LOG_BYTES);
     serde_json::json!({
-        "config": { "chainId": DEV_CHAIN_ID },
+        "config": chain_config(DEV_CHAIN_ID),
         "timestamp": format!("0x{timestamp:x}"),
-        "gasLimit": "0x11e1a300",
+        "gasLimit": format!("{:#x}", default_gas_limit(&axolotl.timing)),
         "alloc": alloc,
         "axolotl": axolotl,
     })
@@ -339,7 +386,7 @@ mod tests {
 
     #[test]
     fn each_wrong_value_is_named() {
-        let cases: [(&str, Value, &str); 7] = [
+        let cases: [(&str, Value, &str); 10] = [
             ("/config/chainId", 0.into(), "config.chainId"),
             (
                 "/axolotl/validators",
@@ -353,6 +400,17 @@ mod tests {
                 "axolotl.leaderTermBlocks",
             ),
             ("/axolotl/maxBlockBytes", 1.into(), "axolotl.maxBlockBytes"),
+            (
+                "/axolotl/maxBlockBytes",
+                ((8 << 20) + 1).into(),
+                "axolotl.maxBlockBytes`: expected 65536 to 8388608",
+            ),
+            (
+                "/axolotl/maxLogBytes",
+                ((2 << 20) - 1).into(),
+                "axolotl.maxLogBytes`: 2097151 is less than the 2097152 bytes",
+            ),
+            ("/axolotl/maxLogBytes", "8388608".into(), "axolotl"),
             ("/axolotl/timing/proposeMs", 0.into(), "axolotl.timing"),
             (
                 "/axolotl/timing/emptyBlockIntervalMs",

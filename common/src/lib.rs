@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod crypto;
 pub mod genesis;
 pub mod ids;
+pub mod limits;
 pub mod membership;
 pub mod proof;
 pub mod quorum;

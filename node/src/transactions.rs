@@ -134,7 +134,7 @@ impl Transactions {
     }
 
     fn pool(&self, tx: Tx) {
-        if let Err(error) = tx.check_static(self.chain.spec()) {
+        if let Err(error) = self.mempool.check(&tx) {
             tracing::trace!(%error, "a transaction of a peer is not valid");
             return;
         }

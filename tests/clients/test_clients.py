@@ -416,11 +416,11 @@ def test_refused_transactions_are_told_why(pick):
 
     assert "insufficient funds for gas * price + value" in why(value=Web3.to_wei(2, "ether"))
     assert "intrinsic gas too low" in why(gas=20_999)
-    assert "exceeds block gas limit" in why(gas=10**12)
+    assert "transaction gas limit too high (cap: 16777216, tx: 16777217)" in why(gas=16_777_217)
     assert "invalid chain id" in why(chainId=CHAIN_ID + 1)
     assert "max priority fee per gas higher than max fee per gas" in why(maxPriorityFeePerGas=10**12)
     assert "max initcode size exceeded" in why(to=b"", data=b"\0" * 49_153, gas=10_000_000)
-    too_long = why(data=b"\1" * 140_000, gas=50_000_000)
+    too_long = why(data=b"\1" * 140_000, gas=16_000_000)
     assert "oversized data" in too_long or "transaction too large" in too_long
 
     unprotected = {k: base[k] for k in ("to", "value", "gas", "nonce")} | {"gasPrice": w3.eth.gas_price}

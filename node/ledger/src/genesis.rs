@@ -2,8 +2,11 @@
 //!
 //! Of geth's fields, `alloc`, `gasLimit`, `timestamp`, `baseFeePerGas`, `coinbase`, `mixHash` and
 //! `nonce` count. `extraData` is replaced by the hash of the document, so that the hash of block 0
-//! commits to the validators as well. All rules up to Prague hold from block 0 on, whatever fork
-//! blocks and times `config` names; `difficulty` means nothing since the merge.
+//! commits to the validators as well. `config` holds the fork schedule ([`crate::rules`]); `difficulty`
+//! means nothing since the merge.
+//!
+//! A document whose limits would let a block be decided that no node can store is refused
+//! ([`axolotl_common::limits`]), here and so at each start of a node.
 //!
 //! The EIP-2935 history contract is added to every genesis that does not hold it, as geth does for
 //! its own development chains: `BLOCKHASH` is answered from it.
@@ -14,11 +17,17 @@ use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Header};
 use alloy_eips::eip2935::{HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE};
 use alloy_primitives::{Address, B64, B256, Bytes, U256, keccak256};
 use alloy_trie::{EMPTY_ROOT_HASH, KECCAK_EMPTY};
-use axolotl_common::{ChainRef, PublicKey, genesis::GenesisDocument, membership::MAX_RECORD_BYTES};
+use axolotl_common::{
+    ChainRef, PublicKey,
+    genesis::GenesisDocument,
+    limits::{BlockLimits, RLP_HEAD_BYTES, Unstorable},
+    membership::MAX_RECORD_BYTES,
+};
 use serde_json::{Map, Value};
 
 use crate::{
-    block::{Block, requests_hash},
+    block::{Block, MAX_FRAME_BYTES, requests_hash},
+    rules::{ForkFault, Rules, read_schedule},
     state::{
         Account, MemoryState, StateDiff, account_key, slot_key, state_root_from_scratch,
         storage_root_from_scratch,
@@ -30,6 +39,35 @@ pub const INITIAL_BASE_FEE: u64 = 1_000_000_000;
 /// Bounds of the gas limit, as in geth.
 pub const GAS_LIMITS: std::ops::RangeInclusive<u64> = 5_000..=i64::MAX as u64;
 
+/// What is wrong with a field of a genesis document.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FieldFault {
+    /// It is not there.
+    #[error("missing")]
+    Missing,
+    /// It cannot be read, or its value is not allowed.
+    #[error("{0}")]
+    Value(String),
+    /// A fork that is unknown or out of place.
+    #[error(transparent)]
+    Fork(#[from] ForkFault),
+    /// The limits do not fit together.
+    #[error(transparent)]
+    Limits(#[from] Unstorable),
+}
+
+impl From<String> for FieldFault {
+    fn from(why: String) -> Self {
+        Self::Value(why)
+    }
+}
+
+impl From<&str> for FieldFault {
+    fn from(why: &str) -> Self {
+        Self::Value(why.to_owned())
+    }
+}
+
 /// One fault of a genesis document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("genesis field `{field}`: {why}")]
@@ -37,7 +75,7 @@ pub struct GenesisFault {
     /// Path of the field.
     pub field: String,
     /// What is wrong with it.
-    pub why: String,
+    pub why: FieldFault,
 }
 
 /// Why a document is not a genesis: all its faults.
@@ -58,6 +96,10 @@ pub struct ChainSpec {
     pub base_fee_floor: u64,
     /// Largest encoded block, bytes, but for the record that it may carry.
     pub max_block_bytes: usize,
+    /// Most bytes of logs in a block ([`crate::receipts::log_bytes`]); `None` on chains of earlier releases.
+    pub max_log_bytes: Option<u64>,
+    /// First time stamp of a block at the rules of Osaka; without it Prague's hold for ever.
+    pub osaka_time: Option<u64>,
     /// Key that signs epoch records; without it there is never a record in a block.
     pub authority_key: Option<PublicKey>,
     /// Block 0.
@@ -104,6 +146,23 @@ impl ChainSpec {
                 faults.add(zero, "must be zero or left out");
             }
         }
+        let max_log_bytes = doc.axolotl().max_log_bytes;
+        let config = root.get("config").unwrap_or(&Value::Null);
+        let genesis_time = timestamp.unwrap_or_default();
+        let (osaka_time, forks) = read_schedule(config, genesis_time, max_log_bytes.is_some());
+        for (name, fault) in forks {
+            faults.add(format!("config.{name}"), fault);
+        }
+        if let Some(gas_limit) = gas_limit.filter(|limit| GAS_LIMITS.contains(limit)) {
+            let limits = BlockLimits {
+                gas_limit,
+                max_block_bytes: doc.axolotl().max_block_bytes,
+                max_log_bytes,
+            };
+            if let Err(unstorable) = limits.check() {
+                faults.add("gasLimit", unstorable);
+            }
+        }
         let state = faults.alloc(root);
         if !faults.0.is_empty() {
             return Err(GenesisError(faults.0));
@@ -134,6 +193,8 @@ impl ChainSpec {
             gas_limit,
             base_fee_floor: floor,
             max_block_bytes: usize::try_from(doc.axolotl().max_block_bytes).unwrap_or(usize::MAX),
+            max_log_bytes,
+            osaka_time,
             authority_key: doc.axolotl().authority_key,
             genesis_block: Block::new(header, Vec::new(), Vec::new()),
             genesis: doc,
@@ -143,8 +204,30 @@ impl ChainSpec {
 
     /// Largest encoded block with the record that it may carry, bytes.
     pub fn max_encoded_bytes(&self) -> usize {
-        // An RLP string of more than 55 bytes has a head of at most 9.
-        self.max_block_bytes.saturating_add(MAX_RECORD_BYTES + 9)
+        self.max_block_bytes
+            .saturating_add(MAX_RECORD_BYTES + RLP_HEAD_BYTES)
+    }
+
+    /// Room for the encoded transactions of a block, bytes.
+    pub fn max_transactions_bytes(&self) -> usize {
+        self.max_block_bytes.saturating_sub(MAX_FRAME_BYTES)
+    }
+
+    /// The rules of a block with this time stamp.
+    pub fn rules_at(&self, timestamp: u64) -> Rules {
+        match self.osaka_time {
+            Some(from) if timestamp >= from => Rules::Osaka,
+            _ => Rules::Prague,
+        }
+    }
+
+    /// What bounds the size of a block.
+    pub fn block_limits(&self) -> BlockLimits {
+        BlockLimits {
+            gas_limit: self.gas_limit,
+            max_block_bytes: self.max_block_bytes as u64,
+            max_log_bytes: self.max_log_bytes,
+        }
     }
 
     /// EIP-155 chain id.
@@ -163,7 +246,7 @@ impl ChainSpec {
 struct Faults(Vec<GenesisFault>);
 
 impl Faults {
-    fn add(&mut self, field: impl Into<String>, why: impl Into<String>) {
+    fn add(&mut self, field: impl Into<String>, why: impl Into<FieldFault>) {
         self.0.push(GenesisFault {
             field: field.into(),
             why: why.into(),
@@ -191,7 +274,7 @@ impl Faults {
         read: impl Fn(&Value) -> Result<T, String>,
     ) -> Option<T> {
         if object.get(field).is_none_or(Value::is_null) {
-            self.add(field, "missing");
+            self.add(field, FieldFault::Missing);
             return None;
         }
         self.optional(object, field, read)
@@ -202,7 +285,7 @@ impl Faults {
         let mut diff = StateDiff::default();
         let mut supply = U256::ZERO;
         let Some(alloc) = root.get("alloc") else {
-            self.add("alloc", "missing");
+            self.add("alloc", FieldFault::Missing);
             return diff;
         };
         let Some(alloc) = alloc.as_object() else {
@@ -255,7 +338,7 @@ impl Faults {
         let at = |field: &str| format!("{path}.{field}");
         let given = |field: &str| entry.get(field).filter(|value| !value.is_null());
         match given("balance") {
-            None => self.add(at("balance"), "missing"),
+            None => self.add(at("balance"), FieldFault::Missing),
             Some(value) => {
                 let balance = self.checked(&at("balance"), number_of(value));
                 account.balance = balance.unwrap_or_default();

@@ -101,6 +101,12 @@ impl Receipt {
     }
 }
 
+/// What logs count in a chain's `maxLogBytes`: the address, the topics and the data of each.
+pub fn log_bytes(logs: &[Log]) -> u64 {
+    let one = |log: &Log| Address::len_bytes() + 32 * log.topics().len() + log.data.data.len();
+    logs.iter().map(|log| one(log) as u64).sum()
+}
+
 /// Root of the receipts trie, and the bloom filter over all logs of a block.
 pub fn receipts_root_and_bloom(receipts: &[Receipt]) -> (B256, Bloom) {
     let envelopes: Vec<ReceiptEnvelope> = receipts.iter().map(Receipt::envelope).collect();

@@ -15,9 +15,10 @@ use alloy_eips::{
     eip7702::{RecoveredAuthority, RecoveredAuthorization, SignedAuthorization},
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy_rlp::Encodable;
 use axolotl_common::ChainId;
 
-use crate::{execution::intrinsic_gas, genesis::ChainSpec};
+use crate::{execution::intrinsic_gas, genesis::ChainSpec, rules::Rules};
 
 /// Largest encoded transaction, bytes: geth's limit as well.
 pub const MAX_TRANSACTION_BYTES: usize = 128 << 10;
@@ -62,6 +63,25 @@ pub enum TransactionError {
     /// The gas limit is above that of a block.
     #[error("exceeds block gas limit")]
     ExceedsBlockGasLimit,
+    /// The gas limit is above that of a transaction (EIP-7825).
+    #[error("transaction gas limit too high (cap: {cap}, tx: {tx})")]
+    GasLimitTooHigh {
+        /// Most that a transaction may ask for.
+        cap: u64,
+        /// Its gas limit.
+        tx: u64,
+    },
+    /// The transactions before it leave too little of the block's gas.
+    #[error("gas limit reached")]
+    GasLimitReached,
+    /// What it logs fits into no block of the chain.
+    #[error("logs exceed block limit: {bytes} bytes, limit {limit}")]
+    LogsTooLong {
+        /// What it logs, bytes.
+        bytes: u64,
+        /// The limit of a block, bytes.
+        limit: u64,
+    },
     /// What it would cost is no 256-bit number.
     #[error(
         "insufficient funds for gas * price + value: address {sender} required balance exceeds 256 bits"
@@ -173,6 +193,38 @@ pub enum TransactionError {
     Other(String),
 }
 
+impl TransactionError {
+    /// Whether no later block can hold the transaction, whatever the state becomes, as far as this error
+    /// tells: a pool need not keep it.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Oversized { .. }
+            | Self::Malformed(_)
+            | Self::TypeNotSupported
+            | Self::NotReplayProtected
+            | Self::WrongChain { .. }
+            | Self::InvalidSender
+            | Self::ExceedsBlockGasLimit
+            | Self::GasLimitTooHigh { .. }
+            | Self::LogsTooLong { .. }
+            | Self::CostOverflow { .. }
+            | Self::TipAboveFeeCap { .. }
+            | Self::IntrinsicGas { .. }
+            | Self::FloorDataGas { .. }
+            | Self::InitCodeTooLarge { .. }
+            | Self::EmptyAuthorizationList { .. }
+            | Self::NonceTooLow { .. }
+            | Self::NonceMax { .. } => true,
+            Self::GasLimitReached
+            | Self::FeeCapTooLow { .. }
+            | Self::NonceTooHigh { .. }
+            | Self::InsufficientFunds { .. }
+            | Self::SenderNotEoa { .. }
+            | Self::Other(_) => false,
+        }
+    }
+}
+
 /// A transaction whose sender is known. It cannot be changed.
 #[derive(Clone, Debug)]
 pub struct Transaction {
@@ -200,13 +252,14 @@ impl Transaction {
     /// chain's rules is for [`Transaction::check_static`], what depends on the state for
     /// execution.
     pub fn decode(raw: &[u8], chain_id: ChainId) -> Result<Self, TransactionError> {
+        // The type first: a blob transaction in its network form is longer than any other.
+        check_type(raw)?;
         if raw.len() > MAX_TRANSACTION_BYTES {
             return Err(TransactionError::Oversized {
                 size: raw.len(),
                 limit: MAX_TRANSACTION_BYTES,
             });
         }
-        check_type(raw)?;
         let malformed = |e: &dyn std::fmt::Display| TransactionError::Malformed(e.to_string());
         let envelope = TxEnvelope::decode_2718_exact(raw).map_err(|e| malformed(&e))?;
         let mut buffer = Vec::with_capacity(raw.len());
@@ -287,6 +340,11 @@ impl Transaction {
         &self.raw
     }
 
+    /// What it takes in an encoded block, bytes.
+    pub fn encoded_len(&self) -> usize {
+        self.raw[..].length()
+    }
+
     /// The authorizations of a set-code transaction (EIP-7702), each with the account that signed
     /// it or the mark that its signature is not valid.
     pub fn authorizations(&self) -> &[RecoveredAuthorization] {
@@ -323,12 +381,19 @@ impl Transaction {
         gas.saturating_add(self.value())
     }
 
-    /// Checks what depends on the chain's rules alone, not on its state.
+    /// Checks what depends on the chain and the rules of the next block alone, not on its state.
     ///
     /// # Errors
-    /// When no block of the chain can ever hold the transaction.
-    pub fn check_static(&self, spec: &ChainSpec) -> Result<(), TransactionError> {
+    /// When no block at these rules can ever hold the transaction.
+    pub fn check_static(&self, spec: &ChainSpec, rules: Rules) -> Result<(), TransactionError> {
         let (sender, have) = (self.sender, self.gas_limit());
+        let (size, limit) = (self.encoded_len(), spec.max_transactions_bytes());
+        if size > limit {
+            return Err(TransactionError::Oversized { size, limit });
+        }
+        if let Some(cap) = rules.transaction_gas_cap().filter(|cap| have > *cap) {
+            return Err(TransactionError::GasLimitTooHigh { cap, tx: have });
+        }
         if have > spec.gas_limit {
             return Err(TransactionError::ExceedsBlockGasLimit);
         }
@@ -360,7 +425,7 @@ impl Transaction {
         if self.tx_type() == TxType::Eip7702 && self.authorizations.is_empty() {
             return Err(TransactionError::EmptyAuthorizationList { sender });
         }
-        let (want, floor) = intrinsic_gas(self);
+        let (want, floor) = intrinsic_gas(self, rules);
         if have < want {
             return Err(TransactionError::IntrinsicGas { have, want });
         }

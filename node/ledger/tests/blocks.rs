@@ -362,11 +362,7 @@ fn a_block_holds_no_more_bytes_than_allowed() {
         document
     });
     let built = large.add(txs);
-    let mut header = built.block.header.clone();
-    header.parent_hash = chain.hash;
-    let mut seed = chain.hash.to_vec();
-    seed.extend(1u64.to_be_bytes());
-    header.mix_hash = keccak256(seed);
+    let header = on_top_of(&chain, &built.block.header);
     let long = Block::new(header, built.block.transactions.clone(), Vec::new());
     match chain.execute(long) {
         Err(ExecutionError::Invalid(InvalidBlock::TooLong { size, limit })) => {

@@ -284,7 +284,7 @@ fn estimates_of_what_cannot_succeed() {
     let forever = estimate(&chain, &request(LOOP, Bytes::new())).unwrap_err();
     assert_eq!(
         forever.to_string(),
-        "gas required exceeds allowance (50000000)"
+        "gas required exceeds allowance (16777216)"
     );
     let poor = CallRequest {
         from: Address::repeat_byte(9),

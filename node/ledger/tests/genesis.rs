@@ -14,7 +14,9 @@ use alloy_trie::{
     root::{state_root_unhashed, storage_root_unhashed},
 };
 use axolotl_common::genesis::{DEV_ACCOUNTS, GenesisDocument, dev_genesis};
-use axolotl_ledger::{ChainSpec, FlatState, MemoryState, RootCache, state::account_key};
+use axolotl_ledger::{
+    ChainSpec, FieldFault, FlatState, ForkFault, MemoryState, RootCache, Rules, state::account_key,
+};
 use serde_json::{Value, json};
 use support::*;
 
@@ -70,7 +72,7 @@ fn the_development_genesis_has_the_root_that_alloy_computes() {
     assert_eq!(header.extra_data[..], hash.0);
     assert_eq!(header.number, 0);
     assert_eq!(header.timestamp, GENESIS_TIME);
-    assert_eq!(header.gas_limit, 300_000_000);
+    assert_eq!(header.gas_limit, 36_000_000);
     assert_eq!(header.base_fee_per_gas, Some(1_000_000_000));
     assert_eq!(spec.genesis_hash_block(), header.hash_slow());
     assert_eq!(spec.chain_id(), CHAIN);
@@ -183,6 +185,193 @@ fn all_faults_are_named_at_once() {
             format!("alloc.{account}.storage.0xzz"),
         ]
     );
+}
+
+/// Sets fields by path; `null` takes a field out.
+fn genesis_with(changes: &[(&str, Value)]) -> Value {
+    let mut document = dev_genesis(&axolotl(), GENESIS_TIME);
+    for (path, value) in changes {
+        let (parent, name) = path.rsplit_once('/').unwrap();
+        let parent = document.pointer_mut(parent).unwrap();
+        let fields = parent.as_object_mut().unwrap();
+        match value {
+            Value::Null => drop(fields.remove(name)),
+            value => drop(fields.insert(name.to_owned(), value.clone())),
+        }
+    }
+    document
+}
+
+#[test]
+fn the_fork_schedule_is_read_as_geth_writes_it() {
+    let spec_of = |document| {
+        let document = GenesisDocument::from_value(document).unwrap();
+        ChainSpec::from_document(document).unwrap().0
+    };
+    let none = Value::Null;
+    let later = GENESIS_TIME + 100;
+    let table = [
+        // changes, time of Osaka
+        (vec![], Some(0)),
+        (vec![("/config/osakaTime", later.into())], Some(later)),
+        (
+            vec![
+                ("/config/pragueTime", GENESIS_TIME.into()),
+                ("/config/osakaTime", GENESIS_TIME.into()),
+            ],
+            Some(GENESIS_TIME),
+        ),
+        // Without it Prague holds for ever, with bounded logs or without.
+        (vec![("/config/osakaTime", none.clone())], None),
+        (
+            vec![
+                ("/config/osakaTime", none.clone()),
+                ("/axolotl/maxLogBytes", none.clone()),
+            ],
+            None,
+        ),
+        // Documents of earlier releases say what they like about older forks.
+        (
+            vec![
+                (
+                    "/config",
+                    json!({ "chainId": CHAIN, "londonBlock": 5, "pragueTime": u64::MAX }),
+                ),
+                ("/axolotl/maxLogBytes", none.clone()),
+            ],
+            None,
+        ),
+        (
+            vec![(
+                "/config",
+                json!({
+                    "chainId": CHAIN, "osakaTime": 0, "daoForkBlock": 9, "mergeNetsplitBlock": 9,
+                    "amsterdamTime": null, "enableVerkleAtGenesis": false,
+                    "depositContractAddress": "0x00", "clique": { "period": 5 },
+                }),
+            )],
+            Some(0),
+        ),
+    ];
+    for (changes, osaka) in table {
+        let spec = spec_of(genesis_with(&changes));
+        assert_eq!(spec.osaka_time, osaka, "{changes:?}");
+        let (before, at) = (osaka.map(|t| t.checked_sub(1)), osaka);
+        if let Some(Some(before)) = before {
+            assert_eq!(spec.rules_at(before), Rules::Prague);
+        }
+        let expected = osaka.map_or(Rules::Prague, |_| Rules::Osaka);
+        assert_eq!(spec.rules_at(at.unwrap_or(u64::MAX)), expected);
+        assert_eq!(spec.rules_at(u64::MAX), expected);
+    }
+}
+
+#[test]
+fn forks_that_would_be_ignored_are_refused_by_name() {
+    let none = Value::Null;
+    let table: Vec<(&str, Value, ForkFault)> = vec![
+        ("amsterdamTime", 0.into(), ForkFault::Unknown),
+        ("bpo1Time", 0.into(), ForkFault::Unknown),
+        ("bpo5Time", u64::MAX.into(), ForkFault::Unknown),
+        ("verkleTime", 0.into(), ForkFault::Unknown),
+        ("osakatime", 0.into(), ForkFault::Unknown),
+        ("someBlock", "x".into(), ForkFault::Unknown),
+        ("enableVerkleAtGenesis", true.into(), ForkFault::Unknown),
+        ("osakaTime", json!(-1), ForkFault::NotANumber),
+        ("osakaTime", json!(1.5), ForkFault::NotANumber),
+        ("osakaTime", "".into(), ForkFault::NotANumber),
+        ("osakaTime", "0x0".into(), ForkFault::NotANumber),
+        ("osakaTime", true.into(), ForkFault::NotANumber),
+        ("pragueTime", "soon".into(), ForkFault::NotANumber),
+        (
+            "londonBlock",
+            1.into(),
+            ForkFault::AfterGenesis { found: 1, limit: 0 },
+        ),
+        (
+            "pragueTime",
+            (GENESIS_TIME + 1).into(),
+            ForkFault::AfterGenesis {
+                found: GENESIS_TIME + 1,
+                limit: GENESIS_TIME,
+            },
+        ),
+    ];
+    let why = |document| {
+        let document = GenesisDocument::from_value(document).unwrap();
+        let mut faults = ChainSpec::from_document(document)
+            .expect_err("it was taken")
+            .0;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        let fault = faults.remove(0);
+        match fault.why {
+            FieldFault::Fork(why) => (fault.field, why),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (name, value, fault) in table {
+        let document = genesis_with(&[(&format!("/config/{name}"), value.clone())]);
+        assert_eq!(why(document), (format!("config.{name}"), fault), "{value}");
+    }
+    let order = genesis_with(&[
+        ("/config/pragueTime", 7.into()),
+        ("/config/osakaTime", 6.into()),
+    ]);
+    let fault = ForkFault::Order {
+        found: 6,
+        earlier: "config.pragueTime",
+        limit: 7,
+    };
+    assert_eq!(why(order), ("config.osakaTime".into(), fault));
+    // A release that does not know Osaka would take this document, and follow other rules.
+    let old = genesis_with(&[("/axolotl/maxLogBytes", none)]);
+    assert_eq!(
+        why(old),
+        ("config.osakaTime".into(), ForkFault::NeedsLogLimit)
+    );
+}
+
+#[test]
+fn limits_that_permit_a_block_that_cannot_be_stored_are_refused() {
+    let old = |gas: u64| {
+        genesis_with(&[
+            ("/gasLimit", format!("{gas:#x}").into()),
+            ("/config/osakaTime", Value::Null),
+            ("/axolotl/maxLogBytes", Value::Null),
+        ])
+    };
+    for gas in [300_000_000, 503_314_967] {
+        assert!(
+            ChainSpec::from_document(GenesisDocument::from_value(old(gas)).unwrap()).is_ok(),
+            "{gas}"
+        );
+    }
+    for gas in [503_314_968, 530_000_000, i64::MAX as u64] {
+        let document = GenesisDocument::from_value(old(gas)).unwrap();
+        let error = ChainSpec::from_document(document).expect_err("it was taken");
+        let [fault] = &error.0[..] else {
+            panic!("{error}");
+        };
+        assert_eq!(fault.field, "gasLimit");
+        let FieldFault::Limits(unstorable) = &fault.why else {
+            panic!("{fault:?}");
+        };
+        assert_eq!(unstorable.gas_limit_max, Some(503_314_967));
+        assert_eq!(unstorable.needed.logs, gas / 8);
+    }
+    let document = GenesisDocument::from_value(old(530_000_000)).unwrap();
+    assert_eq!(
+        ChainSpec::from_document(document)
+            .expect_err("it was taken")
+            .to_string(),
+        "genesis field `gasLimit`: a block could be decided that no node can store: block 2097152 + epoch record \
+         1048585 + proof 1048640 + logs 66250000 (530000000 gas / 8) + receipts and senders 96 + prefix 21 = 70444494 \
+         bytes > 67108864 bytes of a record of the block log; lower gasLimit to 503314967 or less, or bound the logs \
+         with axolotl.maxLogBytes (such as 8388608)"
+    );
+    // With bounded logs the same gas limit is slow, but can be stored.
+    let bounded = genesis_with(&[("/gasLimit", "530000000".into())]);
+    assert!(ChainSpec::from_document(GenesisDocument::from_value(bounded).unwrap()).is_ok());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{Address, Bytes, Signature, TxKind, U256, address, hex, keccak256};
 use axolotl_common::ChainId;
 use axolotl_ledger::{
-    Transaction, TransactionError,
+    Rules, Transaction, TransactionError,
     transaction::{MAX_INITCODE_BYTES, MAX_TRANSACTION_BYTES},
 };
 use support::*;
@@ -88,6 +88,11 @@ fn what_is_no_transaction_here_is_refused_in_geths_words() {
         },
     );
     assert!(refused(&long).starts_with("oversized data: transaction size "));
+    // A blob transaction in its network form carries its blobs of 128 KiB.
+    assert_eq!(
+        refused(&[&[3][..], &vec![0; MAX_TRANSACTION_BYTES]].concat()),
+        "transaction type not supported"
+    );
     let mut tail = good.clone();
     tail.push(0);
     assert!(!refused(&tail).is_empty());
@@ -122,7 +127,8 @@ fn static_rules_in_geths_words() {
     let chain = TestChain::new(&[]);
     let check = |tx: TxEip1559| {
         let tx = decode(&sign_1559(&user(0), tx));
-        tx.check_static(&chain.spec).map_err(|e| e.to_string())
+        tx.check_static(&chain.spec, Rules::Prague)
+            .map_err(|e| e.to_string())
     };
     let sender = user(0).address();
     assert_eq!(check(transfer(0, HERE)), Ok(()));
@@ -136,7 +142,7 @@ fn static_rules_in_geths_words() {
         ),
         (
             TxEip1559 {
-                gas_limit: 300_000_001,
+                gas_limit: 36_000_001,
                 ..transfer(0, HERE)
             },
             "exceeds block gas limit".to_owned(),
@@ -195,7 +201,7 @@ fn static_rules_in_geths_words() {
     ));
     assert_eq!(
         nothing_set
-            .check_static(&chain.spec)
+            .check_static(&chain.spec, Rules::Osaka)
             .unwrap_err()
             .to_string(),
         format!("EIP-7702 transaction with empty auth list (sender {sender})")
@@ -225,7 +231,7 @@ fn intrinsic_gas_is_that_of_execution() {
             ))
         };
         let mut least = 21_000;
-        while let Err(error) = with(least, 0).check_static(&chain.spec) {
+        while let Err(error) = with(least, 0).check_static(&chain.spec, Rules::Osaka) {
             least = match error {
                 TransactionError::IntrinsicGas { want, .. }
                 | TransactionError::FloorDataGas { want, .. } => want,

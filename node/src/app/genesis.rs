@@ -6,6 +6,7 @@ use anyhow::bail;
 use axolotl_common::{
     NodeId,
     genesis::{DEV_ACCOUNTS, GenesisDocument},
+    limits::check_time,
 };
 use axolotl_ledger::ChainSpec;
 use tokio::sync::watch;
@@ -62,7 +63,8 @@ pub(super) async fn obtain(
     Ok(Some((document, label)))
 }
 
-/// Says loudly when anybody can spend what the genesis gave out.
+/// Warns of what a genesis permits and its owner may not want: accounts whose keys everybody has, fixed
+/// validators, blocks that take longer than a round.
 pub(super) fn warn_about(spec: &ChainSpec) {
     let value = spec.genesis.value();
     let funded: BTreeSet<String> = value
@@ -78,6 +80,9 @@ pub(super) fn warn_about(spec: &ChainSpec) {
             "DEVELOPMENT GENESIS: its accounts come from the mnemonic \"test test … junk\", whose keys everybody knows; \
              never put value on this chain"
         );
+    }
+    if let Err(slow) = check_time(spec.gas_limit, &spec.genesis.axolotl().timing) {
+        tracing::warn!("genesis: {slow}");
     }
     if spec.genesis.axolotl().authority_key.is_none() {
         tracing::warn!(

@@ -11,7 +11,11 @@ use alloy_primitives::U256;
 use anyhow::{Context, bail, ensure};
 use axolotl_common::{
     Member, NodeId, PublicKey, QuorumRule, VolumeId,
-    genesis::{DEV_ACCOUNTS, DEV_BALANCE_HEX, DEV_CHAIN_ID, GenesisDocument},
+    genesis::{DEV_ACCOUNTS, DEV_BALANCE_HEX, DEV_CHAIN_ID, GenesisDocument, chain_config},
+    limits::{
+        DEFAULT_GAS_LIMIT, DEFAULT_MAX_LOG_BYTES, EXCHANGE_MS, MAX_BLOCK_RECORD_BYTES,
+        SLOWEST_GAS_PER_MS, check_time, executable_gas,
+    },
 };
 use axolotl_ledger::ChainSpec;
 use clap::{Args, Subcommand, ValueEnum};
@@ -25,9 +29,6 @@ use super::{
     wallet::{read_address, store::write_new},
 };
 use crate::storage::{data_dir::MAX_GENESIS_BYTES, files::read_if_there};
-
-/// Gas limit of a block when nothing else is said.
-const DEFAULT_GAS_LIMIT: u64 = 300_000_000;
 
 /// Arguments of `axolotl genesis`.
 #[derive(Args, Clone, Debug)]
@@ -52,7 +53,11 @@ pub enum GenesisCommand {
     #[command(after_help = "Example:
   axolotl genesis show genesis.json")]
     Show(FileArgs),
-    /// Check a genesis document: print its hash, or everything that is wrong with it.
+    /// Check a genesis document: print its hash and how its limits fit together, or everything that is
+    /// wrong with it.
+    ///
+    /// A gas limit of which the slowest block takes longer than a round has for it is a warning; one with
+    /// which a block could be decided that no node can store is a fault.
     #[command(after_help = "Example, before every machine gets its copy:
   axolotl genesis check genesis.json && sha256sum genesis.json")]
     Check(FileArgs),
@@ -84,7 +89,7 @@ pub struct MakeArgs {
     /// ever.
     #[arg(long, value_name = "KEY")]
     authority_key: Option<PublicKey>,
-    /// Most gas of a block.
+    /// Most gas of a block. By default what a round has time to execute: 30 Mgas/s for 1.2 s.
     #[arg(long, default_value_t = DEFAULT_GAS_LIMIT, value_name = "GAS")]
     gas_limit: u64,
     /// Time of block 0, seconds since 1970; by default now.
@@ -130,25 +135,76 @@ pub fn run(args: GenesisArgs) -> anyhow::Result<ExitCode> {
         }
         GenesisCommand::Check(args) => {
             let spec = read(&args.file)?;
-            let hash = spec.chain.genesis;
-            if args.output.json {
-                output::print_json(&json!({
-                    "file": args.file,
-                    "chain_id": spec.chain.id,
-                    "genesis_hash": hash,
-                    "block_hash": spec.genesis_block.header.hash_slow(),
-                }))?;
-            } else {
-                output::print(&table::facts(&[
-                    ("Genesis", format!("{} is well-formed", args.file.display())),
-                    ("Chain id", spec.chain.id.to_string()),
-                    ("Genesis hash", hash.to_string()),
-                    ("Block 0", spec.genesis_block.header.hash_slow().to_string()),
-                ]))?;
-            }
+            check(&spec, &args)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn check(spec: &ChainSpec, args: &FileArgs) -> anyhow::Result<()> {
+    let timing = &spec.genesis.axolotl().timing;
+    let hash = spec.chain.genesis;
+    let (executable, time) = (executable_gas(timing), check_time(spec.gas_limit, timing));
+    let record = spec.block_limits().largest_record();
+    if args.output.json {
+        output::print_json(&json!({
+            "file": args.file,
+            "chain_id": spec.chain.id,
+            "genesis_hash": hash,
+            "block_hash": spec.genesis_block.header.hash_slow(),
+            "osaka_time": spec.osaka_time,
+            "gas_limit": spec.gas_limit,
+            "executable_gas": executable,
+            "largest_record": record.total(),
+            "max_record": MAX_BLOCK_RECORD_BYTES,
+            "warnings": time.err().map(|slow| slow.to_string()).into_iter().collect::<Vec<_>>(),
+        }))?;
+    } else {
+        let rules = match spec.osaka_time {
+            None => "Prague, for ever".to_owned(),
+            Some(from) if from <= spec.genesis_block.header.timestamp => "Osaka".to_owned(),
+            Some(from) => format!("Prague, Osaka from time stamp {from} on"),
+        };
+        output::print(&table::facts(&[
+            ("Genesis", format!("{} is well-formed", args.file.display())),
+            ("Chain id", spec.chain.id.to_string()),
+            ("Genesis hash", hash.to_string()),
+            ("Block 0", spec.genesis_block.header.hash_slow().to_string()),
+            ("Rules", rules),
+            ("Gas limit", spec.gas_limit.to_string()),
+            (
+                "  in a round",
+                format!(
+                    "{executable} ({} Mgas/s x ({} - {EXCHANGE_MS}) ms / 2)",
+                    SLOWEST_GAS_PER_MS / 1_000,
+                    timing.max_timeout_ms
+                ),
+            ),
+            (
+                "Largest block",
+                format!(
+                    "{} of {MAX_BLOCK_RECORD_BYTES} bytes on disk (block {} + epoch record {} + proof {} + logs {} \
+                     + receipts {} + prefix {})",
+                    record.total(),
+                    record.block,
+                    record.epoch_record,
+                    record.proof,
+                    record.logs,
+                    record.receipts,
+                    record.prefix
+                ),
+            ),
+        ]))?;
+        warn_of_slow_blocks(spec);
+    }
+    Ok(())
+}
+
+/// Says when the slowest block takes longer than a round has for it.
+fn warn_of_slow_blocks(spec: &ChainSpec) {
+    if let Err(slow) = check_time(spec.gas_limit, &spec.genesis.axolotl().timing) {
+        output::note(&format!("warning: {slow}"));
+    }
 }
 
 fn read_validator(text: &str) -> Result<Member, String> {
@@ -193,14 +249,18 @@ fn make(args: &MakeArgs) -> anyhow::Result<()> {
         .unwrap_or_default()
         .as_secs();
     let timestamp = args.timestamp.unwrap_or(now);
-    let mut axolotl = json!({ "validators": args.validators, "quorum": rule });
+    let mut axolotl = json!({
+        "validators": args.validators,
+        "quorum": rule,
+        "maxLogBytes": DEFAULT_MAX_LOG_BYTES,
+    });
     if let Some(key) = args.authority_key {
         axolotl["authorityKey"] = json!(key);
     }
     // Read and written once, so that the defaults stand in the document and no later version of a
     // program can read it differently.
     let mut value = json!({
-        "config": { "chainId": chain_id },
+        "config": chain_config(chain_id),
         "timestamp": format!("{timestamp:#x}"),
         "gasLimit": format!("{:#x}", args.gas_limit),
         "alloc": alloc,
@@ -227,6 +287,7 @@ fn make(args: &MakeArgs) -> anyhow::Result<()> {
             "warning: everybody has the keys of the development accounts; never put value on this chain",
         );
     }
+    warn_of_slow_blocks(&spec);
     if args.authority_key.is_none() {
         output::note(
             "warning: without --authority-key the validators are fixed for ever: none can be replaced",

@@ -18,7 +18,8 @@ use axolotl_common::{
 };
 use axolotl_consensus::Verdict;
 use axolotl_ledger::{
-    Block, BlockAttributes, ExecutedBlock, ExecutionError, FlatState, Tx, TxSource, next_base_fee,
+    Block, BlockAttributes, ExecutedBlock, ExecutionError, FlatState, TransactionError, Tx,
+    TxSource, next_base_fee,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -396,6 +397,10 @@ impl<S: TxSource> TxSource for Closing<S> {
 
     fn skip_sender(&mut self, tx: &Tx, why: &str) {
         self.inner.skip_sender(tx, why);
+    }
+
+    fn discard(&mut self, tx: &Tx, why: &TransactionError) {
+        self.inner.discard(tx, why);
     }
 }
 

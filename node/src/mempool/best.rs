@@ -15,7 +15,7 @@ use std::{
 };
 
 use alloy_primitives::Address;
-use axolotl_ledger::{Tx, TxSource};
+use axolotl_ledger::{TransactionError, Tx, TxSource};
 
 use super::{
     pool::Pool,
@@ -186,6 +186,13 @@ impl TxSource for BestTransactions {
         self.last.take_if(|last| last.sender() == tx.sender());
         self.skipped.insert(tx.sender());
         lock(&self.pool).suspect(tx.sender());
+    }
+
+    fn discard(&mut self, tx: &Tx, why: &TransactionError) {
+        tracing::info!(hash = %tx.hash(), sender = %tx.sender(), %why, "dropped from the pool: no block can hold it");
+        self.last.take_if(|last| last.sender() == tx.sender());
+        self.skipped.insert(tx.sender());
+        lock(&self.pool).remove(&tx.hash());
     }
 }
 

@@ -27,10 +27,11 @@ mod tests;
 use std::{
     path::Path,
     sync::{Arc, Mutex},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use alloy_primitives::{Address, B256};
-use axolotl_ledger::{ChainSpec, Tx};
+use axolotl_ledger::{ChainSpec, Transaction, TransactionError, Tx};
 use tokio::sync::{Notify, broadcast};
 
 pub use best::BestTransactions;
@@ -93,6 +94,16 @@ impl Mempool {
         (mempool, recovered)
     }
 
+    /// Checks a transaction against the chain and the rules of the next block, which is built now.
+    ///
+    /// # Errors
+    /// Why no block at these rules can hold it.
+    pub fn check(&self, tx: &Transaction) -> Result<(), TransactionError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_secs());
+        tx.check_static(&self.spec, self.spec.rules_at(now))
+    }
+
     /// Takes a transaction. `sender` is its sender's account at the head, `base_fee` that of the
     /// next block. A transaction whose fee cap is below it is taken too, and waits until the fee
     /// falls. It is on its way to the journal when this returns, and there after
@@ -110,7 +121,7 @@ impl Mempool {
         if self.contains(&tx.hash()) {
             return Err(MempoolError::AlreadyKnown);
         }
-        tx.check_static(&self.spec)?;
+        self.check(&tx)?;
         let (fee_cap, floor) = (tx.max_fee_per_gas(), self.spec.base_fee_floor);
         if fee_cap < floor.into() {
             return Err(MempoolError::Underpriced { fee_cap, floor });

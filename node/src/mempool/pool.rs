@@ -335,6 +335,12 @@ impl Pool {
         Some(pooled)
     }
 
+    /// Takes a transaction out that no block can hold. Those behind it wait for another one of its nonce.
+    pub(super) fn remove(&mut self, hash: &B256) -> Option<Tx> {
+        let (sender, nonce) = *self.by_hash.get(hash)?;
+        self.take(&sender, nonce, true).map(|pooled| pooled.tx)
+    }
+
     /// Brings `ready` and the two indexes up to date with a queue; an empty one goes.
     fn reindex(&mut self, sender: &Address) {
         let Some(queue) = self.senders.get_mut(sender) else {

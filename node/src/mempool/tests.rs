@@ -350,6 +350,29 @@ fn what_no_block_takes_is_given_up() {
 }
 
 #[test]
+fn what_no_block_can_hold_is_dropped_at_once() {
+    let pool = mempool(limits(100));
+    let hopeless = tx(0, 0, 9 * GWEI, 2 * GWEI);
+    for tx in [
+        &hopeless,
+        &tx(0, 1, 9 * GWEI, GWEI),
+        &tx(1, 0, 9 * GWEI, GWEI),
+    ] {
+        add(&pool, tx).unwrap();
+    }
+    let mut best = pool.best(BASE_FEE);
+    assert_eq!(best.next(), Some(Arc::clone(&hopeless)));
+    let why = TransactionError::LogsTooLong { bytes: 2, limit: 1 };
+    best.discard(&hopeless, &why);
+    // Its successor waits for another one of its nonce; other senders go on.
+    assert_eq!(places(&drain(best)), [(signer(1).address(), 0)]);
+    assert!(!pool.contains(&hopeless.hash()));
+    assert_eq!((pool.len(), pool.stats().executable), (2, 1));
+    add(&pool, &tx(0, 0, 9 * GWEI, 3 * GWEI)).unwrap();
+    assert_eq!(pool.stats().executable, 3);
+}
+
+#[test]
 fn returned_transactions_are_not_announced() {
     let pool = mempool(limits(100));
     let mut new = pool.subscribe_new();

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-pub use axolotl_common::membership::MAX_RECORD_BYTES;
+use axolotl_common::limits::{MAX_MAX_BLOCK_BYTES, MAX_RECORDS_AHEAD_BYTES, RLP_HEAD_BYTES};
+pub use axolotl_common::{limits::MAX_PROOF_BYTES, membership::MAX_RECORD_BYTES};
+use axolotl_consensus::message::MAX_MESSAGE_OVERHEAD;
 
 /// Room in a consensus message beside the block: signatures, certificates and an epoch record of
 /// up to 1 MiB, which lies outside the block limit.
@@ -37,10 +39,22 @@ pub const SYNC_ANSWER_TARGET_BYTES: usize = 2 << 20;
 /// Largest answer of `/axolotl/sync/1`: the largest block of any chain with the record that it carries,
 /// the record that is its proof, and the records ahead of it.
 pub const MAX_SYNC_RESPONSE_BYTES: usize = 13 << 20;
-/// Largest proof of one block: a record, or a certificate of 128 signatures.
-pub const MAX_PROOF_BYTES: usize = MAX_RECORD_BYTES + 64;
 /// Most records ahead of one block.
 pub const MAX_SYNC_RECORDS: usize = 64;
+
+/// Room for the CBOR around one block and its records.
+const SYNC_FRAME_BYTES: usize = 16 << 10;
+/// Largest block of any chain, with the record that it carries.
+const MAX_ANY_BLOCK_BYTES: usize = MAX_MAX_BLOCK_BYTES as usize + MAX_RECORD_BYTES + RLP_HEAD_BYTES;
+const _: () = assert!(
+    MAX_CONSENSUS_OVERHEAD_BYTES >= MAX_RECORD_BYTES + RLP_HEAD_BYTES + MAX_MESSAGE_OVERHEAD,
+    "a proposal of the largest block can be gossiped"
+);
+const _: () = assert!(
+    MAX_SYNC_RESPONSE_BYTES
+        >= MAX_ANY_BLOCK_BYTES + MAX_PROOF_BYTES + MAX_RECORDS_AHEAD_BYTES + SYNC_FRAME_BYTES,
+    "the largest block can be synced, with its proof and the records ahead of it"
+);
 /// A sync request fails after this.
 pub const SYNC_TIMEOUT: Duration = Duration::from_secs(8);
 /// A request for a block that is not final fails after this: another holder is asked then.

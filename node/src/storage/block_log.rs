@@ -25,7 +25,7 @@ use std::{
 
 use alloy_primitives::Address;
 use alloy_rlp::Header as RlpHeader;
-use axolotl_common::{BlockProof, Height};
+use axolotl_common::{BlockProof, Height, limits::BLOCK_RECORD_PREFIX_BYTES};
 use axolotl_ledger::Receipt;
 use borsh::BorshDeserialize;
 
@@ -34,14 +34,15 @@ use super::{
     record_log::{LogError, LogOptions, LogReader, RecordLog, Stretch},
 };
 
-/// Largest record. A block of 300 M gas can log 40 MB, and its own bytes are at most 16 MB.
-pub const MAX_BLOCK_RECORD_BYTES: usize = 64 << 20;
 const SEGMENT_BYTES: u64 = 256 << 20;
 const VERSION: u8 = 2;
-const PREFIX_BYTES: usize = 21;
+const PREFIX_BYTES: usize = BLOCK_RECORD_PREFIX_BYTES;
 const NO_RECEIPTS: u32 = u32::MAX;
 const INDEX_MAGIC: [u8; 8] = *b"AXHEIGH1";
 const INDEX_HEADER_BYTES: u64 = 8;
+
+/// Largest record: a genesis whose blocks could need more is refused ([`axolotl_common::limits`]).
+pub use axolotl_common::limits::MAX_BLOCK_RECORD_BYTES;
 
 /// Sizes of the block log.
 pub const BLOCK_LOG_OPTIONS: LogOptions = LogOptions {

@@ -14,7 +14,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axolotl_common::{Epoch, Height};
+use axolotl_common::{
+    Epoch, Height,
+    limits::{MAX_MAX_BLOCK_BYTES, RLP_HEAD_BYTES},
+    membership::MAX_RECORD_BYTES,
+};
+use axolotl_consensus::message::MAX_MESSAGE_OVERHEAD;
 
 use super::{
     files::{read_if_there, write_atomic},
@@ -28,6 +33,11 @@ pub const KEPT_HEIGHTS: u64 = 1_000;
 /// Largest record: a block of 8 MiB, the largest that a genesis allows, the epoch record that it carries,
 /// and what stands around it.
 pub const MAX_CONSENSUS_RECORD_BYTES: usize = 10 << 20;
+const _: () = assert!(
+    MAX_CONSENSUS_RECORD_BYTES
+        >= MAX_MAX_BLOCK_BYTES as usize + MAX_RECORD_BYTES + RLP_HEAD_BYTES + MAX_MESSAGE_OVERHEAD,
+    "the largest block that can be decided fits into a record"
+);
 const SEGMENT_BYTES: u64 = 16 << 20;
 const PREFIX_BYTES: usize = 16;
 /// The file with the record that is never dropped.

@@ -130,10 +130,69 @@ async fn what_is_no_genesis_is_refused_with_every_fault() {
     home.write(
         "wrong.json",
         &good.replace(
-            "\"gasLimit\": \"0x11e1a300\"",
+            "\"gasLimit\": \"0x2255100\"",
             "\"gasLimit\": 1, \"coinbase\": \"x\"",
         ),
     );
     home.fail("genesis check wrong.json", 1, &["gasLimit", "coinbase"])
+        .await;
+}
+
+#[tokio::test]
+async fn limits_that_do_not_fit_together_are_refused_or_warned_of() {
+    let home = Home::new();
+    let make = |gas: u64| {
+        let machines = validators(1);
+        format!(
+            "genesis make --dev --authority-key {} {machines}--gas-limit {gas}",
+            key(9)
+        )
+    };
+    let good = home.succeed(&make(36_000_000)).await;
+    assert!(!good.stderr.contains("gasLimit"), "{good:#?}");
+    home.write("good.json", &good.stdout);
+    let checked = home.json("genesis check good.json").await;
+    assert_eq!(checked["warnings"], serde_json::json!([]));
+    assert_eq!(checked["executable_gas"], 36_000_000);
+    assert_eq!(checked["osaka_time"], 0);
+    assert!(checked["largest_record"].as_u64() < checked["max_record"].as_u64());
+
+    let slow = home.succeed(&make(300_000_000)).await;
+    let warning = "lower gasLimit to 36000000 or raise axolotl.timing.maxTimeoutMs to 20600";
+    assert!(slow.stderr.contains(warning), "{slow:#?}");
+    home.write("slow.json", &slow.stdout);
+    let text = home.succeed("genesis check slow.json").await;
+    assert!(text.stderr.contains(warning), "{text:#?}");
+    assert!(
+        text.stdout.contains("30 Mgas/s x (3000 - 600) ms / 2"),
+        "{text:#?}"
+    );
+    let checked = home.json("genesis check slow.json").await;
+    assert!(
+        checked["warnings"][0]
+            .as_str()
+            .is_some_and(|text| text.contains(warning))
+    );
+
+    // As an earlier release wrote it, and with a gas limit that would end every node.
+    let mut document: serde_json::Value = serde_json::from_str(&good.stdout).unwrap();
+    document["config"] = serde_json::json!({ "chainId": 7777 });
+    document["axolotl"]
+        .as_object_mut()
+        .unwrap()
+        .remove("maxLogBytes");
+    document["gasLimit"] = 530_000_000.into();
+    home.write("deadly.json", &document.to_string());
+    let sum = "logs 66250000 (530000000 gas / 8) + receipts and senders 96 + prefix 21 = 70444494 bytes > 67108864";
+    let words = [sum, "lower gasLimit to 503314967 or less"];
+    home.fail("genesis check deadly.json", 1, &words).await;
+    document["gasLimit"] = 503_314_967.into();
+    home.write("old.json", &document.to_string());
+    let text = home.succeed("genesis check old.json").await.stdout;
+    assert!(text.contains("Prague, for ever"), "{text}");
+
+    document["config"]["amsterdamTime"] = 5.into();
+    home.write("later.json", &document.to_string());
+    home.fail("genesis check later.json", 1, &["config.amsterdamTime"])
         .await;
 }

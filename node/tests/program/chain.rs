@@ -81,6 +81,18 @@ impl Solo {
         })
     }
 
+    /// Turns the genesis into one of an earlier release: 300 M gas, the rules of Prague, unbounded logs.
+    pub(crate) fn of_earlier_release(self) -> anyhow::Result<Self> {
+        let mut document: Value = serde_json::from_slice(&fs::read(&self.genesis)?)?;
+        document["config"] = json!({ "chainId": DEV_CHAIN_ID });
+        document["gasLimit"] = "0x11e1a300".into();
+        if let Some(axolotl) = document["axolotl"].as_object_mut() {
+            axolotl.remove("maxLogBytes");
+        }
+        fs::write(&self.genesis, document.to_string())?;
+        Ok(self)
+    }
+
     /// How its validator is started.
     pub(crate) fn start(&self) -> Start {
         Start::node(&self.home)

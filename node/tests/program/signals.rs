@@ -72,7 +72,7 @@ async fn sigterm_during_a_replay_does_not_wait_for_its_end() -> anyhow::Result<(
     const BLOCKS: u64 = 6;
     const GAS: u64 = 250_000_000;
     let home = tempfile::tempdir()?;
-    let solo = Solo::new(home.path())?;
+    let solo = Solo::new(home.path())?.of_earlier_release()?;
     let blocks: Vec<_> = (0..BLOCKS)
         .map(|nonce| Call::endless(0, nonce, GAS).sign().map(|raw| vec![raw]))
         .collect::<Result<_, _>>()?;

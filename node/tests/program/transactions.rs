@@ -210,9 +210,9 @@ async fn each_wrong_transaction_is_refused_in_geths_words() -> anyhow::Result<()
             "insufficient gas for floor data gas cost: gas 40000, minimum needed 61000",
         ),
         (
-            "gas above a block",
-            wrong(&|tx| tx.gas_limit = 300_000_001)?,
-            "exceeds block gas limit",
+            "gas above the cap of EIP-7825",
+            wrong(&|tx| tx.gas_limit = 16_777_217)?,
+            "transaction gas limit too high (cap: 16777216, tx: 16777217)",
         ),
         (
             "tip above cap",

@@ -6,6 +6,7 @@ use axolotl_common::{
         AxolotlGenesis, DEFAULT_BASE_FEE_FLOOR, DEFAULT_LEADER_TERM_BLOCKS,
         DEFAULT_MAX_BLOCK_BYTES, GenesisDocument, dev_genesis,
     },
+    limits::DEFAULT_MAX_LOG_BYTES,
     registry_api::{
         ConsensusFailure, EventKind, HealthResponse, Heartbeat, RegisterRequest, RegisterResponse,
         refuse_process,
@@ -285,6 +286,7 @@ impl Turn<'_> {
             timing: self.inner.setup.timing.clone(),
             leader_term_blocks: DEFAULT_LEADER_TERM_BLOCKS,
             max_block_bytes: DEFAULT_MAX_BLOCK_BYTES,
+            max_log_bytes: Some(DEFAULT_MAX_LOG_BYTES),
             base_fee_floor: DEFAULT_BASE_FEE_FLOOR,
         };
         let document = GenesisDocument::from_value(dev_genesis(&axolotl, wall_ms() / 1_000))?;

@@ -5,8 +5,8 @@ use alloy_eips::{eip2935::HISTORY_STORAGE_ADDRESS, eip4788::BEACON_ROOTS_ADDRESS
 use alloy_primitives::{Address, B64, B256, Bytes, U256, keccak256};
 use alloy_rlp::Encodable;
 use alloy_trie::EMPTY_ROOT_HASH;
-use axolotl_common::PublicKey;
-use revm::{ExecuteCommitEvm, SystemCallCommitEvm};
+use axolotl_common::{PublicKey, limits::MIN_TRANSACTION_GAS};
+use revm::{ExecuteCommitEvm, ExecuteEvm, SystemCallCommitEvm};
 
 use super::{
     BlockAttributes, ExecutedBlock, ExecutionError, InvalidBlock, TxSource,
@@ -17,15 +17,12 @@ use super::{
 };
 use crate::{
     base_fee::next_base_fee,
-    block::{Block, MAX_FRAME_BYTES, beneficiary_of, builder_of, requests_hash},
+    block::{Block, beneficiary_of, builder_of, requests_hash},
     genesis::ChainSpec,
-    receipts::{Receipt, receipts_root_and_bloom},
+    receipts::{Receipt, log_bytes, receipts_root_and_bloom},
     state::{FlatState, RootCache, StateDiff, StateError},
     transaction::{Transaction, TransactionError, Tx},
 };
-
-/// No transaction uses less gas, so a block with less left is full.
-const MIN_TRANSACTION_GAS: u64 = 21_000;
 
 /// Builds the block after `parent`: `state` and `roots` are those after `parent`, `governance` says
 /// under whom it stands. A request that the block cannot hold is left out; a record that is due is put
@@ -56,12 +53,12 @@ pub fn build_block(
     } = attributes;
     let header = header_after(spec, parent, parent_hash, timestamp, &builder)?;
     let requests = requests_of(spec, governance, header.number, requests);
-    let mut room = spec.max_block_bytes.saturating_sub(MAX_FRAME_BYTES);
+    let mut room = spec.max_transactions_bytes();
     let mut run = Run::start(spec, &header, state, limit)?;
     let mut transactions = Vec::new();
     while run.gas_left() >= MIN_TRANSACTION_GAS && !run.evm.ctx.chain.is_over() {
         let Some(tx) = txs.next() else { break };
-        let size = tx.raw()[..].length();
+        let size = tx.encoded_len();
         if size > room {
             txs.skip_sender(&tx, "the block is full: bytes");
             continue;
@@ -71,10 +68,17 @@ pub fn build_block(
             continue;
         }
         match run.transact(&tx) {
-            Ok(()) => {
+            Ok(Included::Yes) => {
                 room -= size;
                 transactions.push(tx);
             }
+            Ok(Included::LogsDoNotFit { bytes, limit }) if bytes > limit => {
+                txs.discard(&tx, &TransactionError::LogsTooLong { bytes, limit });
+            }
+            Ok(Included::LogsDoNotFit { .. }) => {
+                txs.skip_sender(&tx, "the block is full: logs");
+            }
+            Err(Refusal::Transaction(why)) if why.is_final() => txs.discard(&tx, &why),
             Err(Refusal::Transaction(why)) => txs.skip_sender(&tx, &why.to_string()),
             Err(Refusal::State(error)) => return Err(error.into()),
             Err(Refusal::Interrupted) => {
@@ -144,13 +148,16 @@ pub fn execute_block(
     let mut run = Run::start(spec, &draft.header, state, limit)?;
     for (index, tx) in draft.transactions.iter().enumerate() {
         let outcome = if tx.gas_limit() > run.gas_left() {
-            let why = TransactionError::Other("gas limit reached".into());
-            Err(Refusal::Transaction(why))
+            Err(Refusal::Transaction(TransactionError::GasLimitReached))
         } else {
             run.transact(tx)
         };
         match outcome {
-            Ok(()) => {}
+            Ok(Included::Yes) => {}
+            Ok(Included::LogsDoNotFit { bytes, limit }) => {
+                let size = run.log_bytes.saturating_add(bytes);
+                return Err(InvalidBlock::LogsTooLong { index, size, limit }.into());
+            }
             Err(Refusal::Transaction(why)) => {
                 let hash = tx.hash();
                 let why = Box::new(why);
@@ -238,8 +245,21 @@ fn compare(found: &Header, expected: &Header) -> Result<(), InvalidBlock> {
     Err(InvalidBlock::Header {
         field: "hash",
         found: "fields of a later fork".into(),
-        expected: "those of Prague".into(),
+        expected: "those of Prague and Osaka".into(),
     })
+}
+
+/// Whether a transaction that was executed is in the block.
+enum Included {
+    /// It is, and its effects stand.
+    Yes,
+    /// It is not: the block's logs would be too long. The state is as it was.
+    LogsDoNotFit {
+        /// What it logs, bytes.
+        bytes: u64,
+        /// The limit of a block, bytes.
+        limit: u64,
+    },
 }
 
 /// The transactions of one block being executed by one EVM.
@@ -248,11 +268,14 @@ struct Run<'a> {
     base_fee: u64,
     gas_limit: u64,
     gas_used: u64,
+    /// Most bytes of logs; `None` on chains of earlier releases.
+    max_log_bytes: Option<u64>,
+    log_bytes: u64,
     receipts: Vec<Receipt>,
 }
 
 impl<'a> Run<'a> {
-    /// Begins a block with the calls that Prague makes before the first transaction: the parent's
+    /// Begins a block with the calls that Prague and Osaka make before the first transaction: the parent's
     /// hash to the history contract (EIP-2935), and, if a genesis has that contract, the beacon
     /// root, which is always zero (EIP-4788).
     fn start(
@@ -264,10 +287,12 @@ impl<'a> Run<'a> {
         let base_fee = header.base_fee_per_gas.unwrap_or_default();
         let db = BlockState::new(state);
         let mut run = Self {
-            evm: evm(cfg(spec.chain_id()), block_env(header), db, limit),
+            evm: evm(cfg(spec, header), block_env(header), db, limit),
             base_fee,
             gas_limit: header.gas_limit,
             gas_used: 0,
+            max_log_bytes: spec.max_log_bytes,
+            log_bytes: 0,
             receipts: Vec::new(),
         };
         let beacon_root = header.parent_beacon_block_root.unwrap_or_default();
@@ -294,16 +319,30 @@ impl<'a> Run<'a> {
     }
 
     /// Executes one transaction whose gas limit is not above [`Run::gas_left`].
-    fn transact(&mut self, tx: &Transaction) -> Result<(), Refusal> {
-        let result = self
+    fn transact(&mut self, tx: &Transaction) -> Result<Included, Refusal> {
+        let executed = self
             .evm
-            .transact_commit(tx_env(tx))
+            .transact(tx_env(tx))
             .map_err(|error| refusal(error, &self.evm, self.base_fee))?;
-        let gas_used = result.tx_gas_used();
+        let result = executed.result;
+        let (success, gas_used) = (result.is_success(), result.tx_gas_used());
+        let logs = if success {
+            result.into_logs()
+        } else {
+            Vec::new()
+        };
+        let bytes = log_bytes(&logs);
+        if let Some(limit) = self.max_log_bytes
+            && self.log_bytes.saturating_add(bytes) > limit
+        {
+            return Ok(Included::LogsDoNotFit { bytes, limit });
+        }
+        self.evm.commit(executed.state);
+        self.log_bytes += bytes;
         self.gas_used += gas_used;
         self.receipts.push(Receipt {
             tx_type: tx.tx_type(),
-            success: result.is_success(),
+            success,
             gas_used,
             cumulative_gas_used: self.gas_used,
             // As in geth: also of a creation that failed.
@@ -312,13 +351,9 @@ impl<'a> Run<'a> {
                 .is_create()
                 .then(|| tx.sender().create(tx.nonce())),
             effective_gas_price: tx.effective_gas_price(self.base_fee),
-            logs: if result.is_success() {
-                result.into_logs()
-            } else {
-                Vec::new()
-            },
+            logs,
         });
-        Ok(())
+        Ok(Included::Yes)
     }
 
     fn finish(self) -> (u64, Vec<Receipt>, StateDiff) {

@@ -75,6 +75,10 @@ pub fn estimate_gas(
         Some(gas) if gas >= TRANSFER_GAS => gas,
         _ => header.gas_limit,
     };
+    // A transaction with more gas could be in no block.
+    if let Some(cap) = spec.rules_at(header.timestamp).transaction_gas_cap() {
+        high = high.min(cap);
+    }
     let fee_cap = session.tx.gas_price;
     if fee_cap > 0 {
         let balance = session.state().balance(request.from)?;
@@ -160,8 +164,10 @@ impl<'a> Session<'a> {
         if tx.gas_price == 0 && tx.gas_priority_fee.unwrap_or_default() == 0 {
             block.basefee = 0;
         }
-        let mut cfg = cfg(spec.chain_id());
+        let mut cfg = cfg(spec, header);
         cfg.disable_nonce_check = true;
+        // As in geth, a call is not bound by EIP-7825; the node's own cap is.
+        cfg.tx_gas_limit_cap = Some(u64::MAX);
         cfg.disable_block_gas_limit = true;
         cfg.disable_eip3607 = true;
         let mut db = BlockState::new(state);

@@ -1,4 +1,4 @@
-//! The EVM at Prague rules: its environment, transactions, and errors in geth's words.
+//! The EVM at the rules of a block: its environment, transactions, and errors in geth's words.
 
 use alloy_consensus::{Header, Transaction as _};
 use alloy_eips::eip2930::AccessList;
@@ -9,20 +9,25 @@ use revm::{
         result::{EVMError, HaltReason, InvalidTransaction},
     },
     context_interface::{block::BlobExcessGasAndPrice, cfg::GasParams, either::Either},
-    primitives::{eip4844::BLOB_BASE_FEE_UPDATE_FRACTION_PRAGUE, hardfork::SpecId},
+    primitives::{
+        eip4844::BLOB_BASE_FEE_UPDATE_FRACTION_PRAGUE, eip7825::TX_GAS_LIMIT_CAP, hardfork::SpecId,
+    },
 };
+
+use axolotl_common::limits::TRANSACTION_GAS_CAP;
 
 use super::{
     database::BlockState,
     deadline::{Evm, Meter, TimeLimit, limited_evm},
 };
 use crate::{
+    genesis::ChainSpec,
+    rules::Rules,
     state::StateError,
     transaction::{MAX_INITCODE_BYTES, Transaction, TransactionError},
 };
 
-/// The rules that all blocks follow.
-const RULES: SpecId = SpecId::PRAGUE;
+const _: () = assert!(TRANSACTION_GAS_CAP == TX_GAS_LIMIT_CAP);
 /// How geth names the failure that more gas may cure.
 pub(super) const OUT_OF_GAS: &str = "out of gas";
 
@@ -44,8 +49,17 @@ pub(super) fn evm<'a>(
     )
 }
 
-pub(super) fn cfg(chain_id: u64) -> CfgEnv {
-    CfgEnv::new_with_spec(RULES).with_chain_id(chain_id)
+/// The rules of the block with this header.
+pub(super) fn cfg(spec: &ChainSpec, header: &Header) -> CfgEnv {
+    let rules = spec.rules_at(header.timestamp);
+    CfgEnv::new_with_spec(spec_id(rules)).with_chain_id(spec.chain_id())
+}
+
+fn spec_id(rules: Rules) -> SpecId {
+    match rules {
+        Rules::Prague => SpecId::PRAGUE,
+        Rules::Osaka => SpecId::OSAKA,
+    }
 }
 
 pub(super) fn block_env(header: &Header) -> BlockEnv {
@@ -87,11 +101,11 @@ pub(super) fn tx_env(tx: &Transaction) -> TxEnv {
 }
 
 /// Gas that a transaction needs for being one, and the least that it pays for its data (EIP-7623).
-pub(crate) fn intrinsic_gas(tx: &Transaction) -> (u64, u64) {
+pub(crate) fn intrinsic_gas(tx: &Transaction, rules: Rules) -> (u64, u64) {
     let envelope = tx.envelope();
     let no_list = AccessList::default();
     let list = envelope.access_list().unwrap_or(&no_list);
-    let gas = GasParams::new_spec(RULES).initial_tx_gas(
+    let gas = GasParams::new_spec(spec_id(rules)).initial_tx_gas(
         envelope.input(),
         envelope.is_create(),
         list.0.len() as u64,
@@ -145,6 +159,9 @@ fn in_geths_words(error: InvalidTransaction, tx: &TxEnv, base_fee: u64) -> Trans
             base_fee,
         },
         Revm::CallerGasLimitMoreThanBlock => TransactionError::ExceedsBlockGasLimit,
+        Revm::TxGasLimitGreaterThanCap { gas_limit, cap } => {
+            TransactionError::GasLimitTooHigh { cap, tx: gas_limit }
+        }
         Revm::CallGasCostMoreThanGasLimit {
             initial_gas,
             gas_limit,

@@ -54,6 +54,12 @@ pub trait TxSource {
     /// The time was over while the transaction just handed out was executed: it is not in the block,
     /// and nothing more is asked for.
     fn interrupted(&mut self, tx: &Tx);
+
+    /// The transaction just handed out can be in no block of the chain any more: give none of its sender
+    /// for this block, and do not keep it.
+    fn discard(&mut self, tx: &Tx, why: &TransactionError) {
+        self.skip_sender(tx, &why.to_string());
+    }
 }
 
 /// A block with everything that follows from it. Nothing of it is stored or applied yet.
@@ -93,6 +99,16 @@ pub enum InvalidBlock {
         size: usize,
         /// The limit, bytes.
         limit: usize,
+    },
+    /// Its transactions log too much.
+    #[error("{size} bytes of logs up to transaction {index}, {limit} allowed")]
+    LogsTooLong {
+        /// Place of the transaction that is one too many.
+        index: usize,
+        /// Bytes of logs up to and with it.
+        size: u64,
+        /// The limit, bytes.
+        limit: u64,
     },
     /// One of its requests is not valid.
     #[error("request: {0}")]

@@ -24,7 +24,8 @@ use axolotl_common::{
 };
 use axolotl_ledger::{
     Block, BlockAttributes, ChainSpec, DueRecord, ExecutedBlock, ExecutionError, Governance,
-    MemoryState, RootCache, StateDiff, Transaction, Tx, TxSource, build_block, execute_block,
+    MemoryState, RootCache, StateDiff, Transaction, TransactionError, Tx, TxSource, build_block,
+    execute_block,
 };
 use serde_json::{Value, json};
 
@@ -222,13 +223,15 @@ pub fn builder() -> PublicKey {
 pub struct Queue {
     waiting: VecDeque<Tx>,
     pub skipped: Vec<(B256, String)>,
+    /// Those of them that no block can hold.
+    pub discarded: Vec<(B256, TransactionError)>,
 }
 
 impl Queue {
     pub fn new(txs: Vec<Tx>) -> Self {
         Self {
             waiting: txs.into(),
-            skipped: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -241,6 +244,23 @@ impl TxSource for Queue {
     fn skip_sender(&mut self, tx: &Tx, why: &str) {
         self.skipped.push((tx.hash(), why.to_owned()));
         self.waiting.retain(|other| other.sender() != tx.sender());
+    }
+
+    fn discard(&mut self, tx: &Tx, why: &TransactionError) {
+        self.discarded.push((tx.hash(), why.clone()));
+        self.skip_sender(tx, &why.to_string());
+    }
+}
+
+/// What the header of a block says that another chain of the same state built, on top of this chain.
+pub fn on_top_of(chain: &TestChain, header: &Header) -> Header {
+    let mut seed = chain.hash.to_vec();
+    seed.extend(header.number.to_be_bytes());
+    Header {
+        parent_hash: chain.hash,
+        mix_hash: keccak256(seed),
+        gas_limit: chain.spec.gas_limit,
+        ..header.clone()
     }
 }
 

@@ -3,15 +3,11 @@
 use std::sync::{Arc, PoisonError};
 
 use alloy_primitives::Bytes;
-use axolotl_common::{BlockProof, Hash, Height};
+use axolotl_common::{BlockProof, Hash, Height, limits::MAX_RECORDS_AHEAD_BYTES};
 use axolotl_ledger::{Block, ExecutedBlock, ExecutionError, RootCache, TimeLimit, execute_block};
 
 use super::{Inner, RawBlock, StorageError, StoredBlock, epochs::Tip, layers::StateAt, lock};
 use crate::storage::block_log::{BlockRecord, NewBlock};
-
-/// Bytes of records that go to a peer ahead of one block: those that took force one after the other
-/// without a block between. The first goes whatever its size.
-const MAX_BYTES_AHEAD: usize = 2 << 20;
 
 impl Inner {
     pub(super) fn tip(&self) -> Tip {
@@ -175,7 +171,7 @@ impl Inner {
         };
         let proof = record.proof().map_err(|why| damaged(&record, why))?;
         Ok(Some(RawBlock {
-            records: lock(&self.records).at(Height(height.0 - 1), MAX_BYTES_AHEAD)?,
+            records: lock(&self.records).at(Height(height.0 - 1), MAX_RECORDS_AHEAD_BYTES)?,
             block: Bytes::copy_from_slice(record.block()),
             proof,
         }))
