@@ -178,7 +178,7 @@ impl RootCache {
         if root == EMPTY_ROOT_HASH {
             return Ok((Node::Empty, 0));
         }
-        if let Some(trie) = self.tries().trie(account) {
+        if let Some(trie) = self.tries().trie(account, root) {
             return Ok((trie, 0));
         }
         let slots = base.slot_count(account)?;
@@ -201,12 +201,12 @@ impl RootCache {
         go_on: &mut dyn FnMut() -> bool,
         hasher: &mut Hasher,
     ) -> Result<Option<Node<U256>>, StateError> {
-        let part = self.tries().take_part(account);
+        let part = self.tries().take_part(account, root);
         let mut build = part.unwrap_or_else(|| TrieBuild::new(slots, self.max_delta_bytes));
         let mut leaves = Vec::new();
         while !build.is_done() {
             if !go_on() {
-                self.tries().put_part(*account, build);
+                self.tries().put_part(*account, root, build);
                 return Ok(None);
             }
             let (lo, hi) = build.range();
@@ -240,15 +240,15 @@ impl RootCache {
         account: &B256,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<bool, StateError> {
-        let before = base.account(account)?.unwrap_or_default();
-        if before.storage_root == EMPTY_ROOT_HASH || self.tries().trie(account).is_some() {
+        let root = base.account(account)?.unwrap_or_default().storage_root;
+        if root == EMPTY_ROOT_HASH || self.tries().trie(account, root).is_some() {
             return Ok(true);
         }
         let slots = base.slot_count(account)?;
         if slots <= U256::SPLIT as u64 {
             return Ok(true);
         }
-        let known = (before.storage_root, slots);
+        let known = (root, slots);
         let read = self.read_storage(base, account, known, go_on, &mut Hasher::default())?;
         Ok(read.is_some())
     }

@@ -20,8 +20,8 @@ const ENTRY_BYTES: usize = 300;
 #[derive(Clone, Debug)]
 enum Known {
     Whole(Node<U256>),
-    /// Some ranges of it were read.
-    Part(TrieBuild<U256>),
+    /// Some ranges of the trie with this root were read.
+    Part(B256, TrieBuild<U256>),
 }
 
 impl Known {
@@ -29,7 +29,7 @@ impl Known {
         ENTRY_BYTES
             + match self {
                 Self::Whole(trie) => trie.heap(),
-                Self::Part(build) => build.heap(),
+                Self::Part(_, build) => build.heap(),
             }
     }
 
@@ -37,14 +37,14 @@ impl Known {
     fn is_useful(&self) -> bool {
         match self {
             Self::Whole(trie) => trie.has_children(),
-            Self::Part(build) => build.progress().0 > 0,
+            Self::Part(_, build) => build.progress().0 > 0,
         }
     }
 
     fn coarse(&self) -> Self {
         match self {
             Self::Whole(trie) => Self::Whole(trie.pruned(COARSE_BUCKET)),
-            Self::Part(build) => Self::Part(build.pruned()),
+            Self::Part(root, build) => Self::Part(*root, build.pruned()),
         }
     }
 }
@@ -106,7 +106,7 @@ impl StorageTries {
     pub(super) fn peek(&self, account: &B256) -> Cached {
         match self.entries.get(account).map(|entry| &entry.known) {
             Some(Known::Whole(trie)) => Cached::Trie(trie.clone()),
-            Some(Known::Part(build)) => {
+            Some(Known::Part(_, build)) => {
                 let (done, all) = build.progress();
                 Cached::Part(done, all)
             }
@@ -114,12 +114,15 @@ impl StorageTries {
         }
     }
 
-    /// An account's trie, if all of it is known.
-    pub(super) fn trie(&mut self, account: &B256) -> Option<Node<U256>> {
+    /// An account's trie, if all of it is known and has this root.
+    pub(super) fn trie(&mut self, account: &B256, root: B256) -> Option<Node<U256>> {
         let entry = self.entries.get_mut(account)?;
         let Known::Whole(trie) = &entry.known else {
             return None;
         };
+        if trie.root() != root {
+            return None;
+        }
         let trie = trie.clone();
         let order = if entry.coarse {
             &mut self.coarse
@@ -133,14 +136,15 @@ impl StorageTries {
         Some(trie)
     }
 
-    /// Takes out what was read so far of an account's trie.
-    pub(super) fn take_part(&mut self, account: &B256) -> Option<TrieBuild<U256>> {
-        match self.entries.get(account)?.known {
+    /// Takes out what was read so far of an account's trie with this root.
+    pub(super) fn take_part(&mut self, account: &B256, root: B256) -> Option<TrieBuild<U256>> {
+        match &self.entries.get(account)?.known {
+            Known::Part(begun, _) if *begun == root => {}
+            _ => return None,
+        }
+        match self.remove(account)?.known {
+            Known::Part(_, build) => Some(build),
             Known::Whole(_) => None,
-            Known::Part(_) => match self.remove(account)?.known {
-                Known::Part(build) => Some(build),
-                Known::Whole(_) => None,
-            },
         }
     }
 
@@ -149,9 +153,9 @@ impl StorageTries {
         self.insert(account, Known::Whole(trie));
     }
 
-    /// Keeps what was read so far of a trie.
-    pub(super) fn put_part(&mut self, account: B256, build: TrieBuild<U256>) {
-        self.insert(account, Known::Part(build));
+    /// Keeps what was read so far of a trie with this root.
+    pub(super) fn put_part(&mut self, account: B256, root: B256, build: TrieBuild<U256>) {
+        self.insert(account, Known::Part(root, build));
     }
 
     fn insert(&mut self, account: B256, known: Known) {
