@@ -39,7 +39,7 @@ pub use parts::{read_header, read_planned};
 pub use receipts::Receipt;
 pub use rules::{ForkFault, Rules};
 pub use state::{
-    Account, FlatState, MemoryState, Overlay, RootCache, RootDelta, StateDiff, StateError,
-    state_root_from_scratch,
+    Account, FlatState, MemoryState, Overlay, RootCache, RootCost, RootDelta, RootEstimate,
+    StateDiff, StateError, state_root_from_scratch,
 };
 pub use transaction::{Transaction, TransactionError, Tx};

@@ -4,10 +4,12 @@
 //! |---|---|---|
 //! | `accounts` | keccak(address) | the account in its short form |
 //! | `storage` | keccak(address), keccak(slot) | the value, big-endian without leading zeros |
+//! | `slots` | keccak(address) | number of its slots in `storage` |
 //! | `code` | keccak(code) | code |
 //! | `transactions` | hash | height, index |
 //! | `blocks` | hash | height |
 //! | `meta` | `checkpoint` | [`Checkpoint`] |
+//! | `meta` | `slots` | hash of the block whose slots are counted in `slots` |
 
 use alloy_consensus::Header;
 use alloy_primitives::{B256, U256};
@@ -21,12 +23,14 @@ pub(super) const SCHEMA_VERSION: u32 = 3;
 
 pub(super) const ACCOUNTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("accounts");
 pub(super) const STORAGE: TableDefinition<'_, &[u8; 64], &[u8]> = TableDefinition::new("storage");
+pub(super) const SLOTS: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("slots");
 pub(super) const CODE: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("code");
 pub(super) const TRANSACTIONS: TableDefinition<'_, &[u8; 32], (u64, u32)> =
     TableDefinition::new("transactions");
 pub(super) const BLOCKS: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("blocks");
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const CHECKPOINT: &str = "checkpoint";
+pub(super) const COUNTED: &str = "slots";
 
 /// The block whose state the store holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

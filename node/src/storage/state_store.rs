@@ -11,12 +11,12 @@ use std::{
 
 use alloy_primitives::{B256, Bytes, U256};
 use axolotl_ledger::{Account, StateDiff, Tx};
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::files::hint;
 use super::schema::{
-    ACCOUNTS, BLOCKS, CHECKPOINT, CODE, Checkpoint, META, STORAGE, TRANSACTIONS, read_value,
-    slot_key, trimmed,
+    ACCOUNTS, BLOCKS, CHECKPOINT, CODE, COUNTED, Checkpoint, META, SLOTS, STORAGE, TRANSACTIONS,
+    read_value, slot_key, trimmed,
 };
 
 /// Why the store failed.
@@ -141,6 +141,7 @@ pub struct Base {
     path: PathBuf,
     accounts: ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
     storage: ReadOnlyTable<&'static [u8; 64], &'static [u8]>,
+    slots: ReadOnlyTable<&'static [u8; 32], u64>,
     code: ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
     transactions: ReadOnlyTable<&'static [u8; 32], (u64, u32)>,
     blocks: ReadOnlyTable<&'static [u8; 32], u64>,
@@ -192,6 +193,15 @@ impl Base {
                 read_value(value.value()).ok_or_else(|| self.damaged("a slot is too long"))
             }
         }
+    }
+
+    /// Number of slots of an account.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn slot_count(&self, account: &B256) -> Result<u64, StoreError> {
+        let found = self.slots.get(&account.0).map_err(|e| self.failed(e))?;
+        Ok(found.map_or(0, |count| count.value()))
     }
 
     /// Code.
@@ -310,16 +320,17 @@ impl StateStore {
             database,
         };
         let write = store.database.begin_write().map_err(|e| failed(e.into()))?;
-        let opened = (|| -> Result<(), redb::TableError> {
+        let opened = (|| -> Result<(), redb::Error> {
             write.open_table(ACCOUNTS)?;
             write.open_table(STORAGE)?;
+            write.open_table(SLOTS)?;
             write.open_table(CODE)?;
             write.open_table(TRANSACTIONS)?;
             write.open_table(BLOCKS)?;
             write.open_table(META)?;
-            Ok(())
+            count_slots_if_needed(&write)
         })();
-        opened.map_err(|e| failed(e.into()))?;
+        opened.map_err(failed)?;
         write.commit().map_err(|e| failed(e.into()))?;
         Ok(store)
     }
@@ -351,6 +362,7 @@ impl StateStore {
             path: self.path.clone(),
             accounts: read.open_table(ACCOUNTS).map_err(table)?,
             storage: read.open_table(STORAGE).map_err(table)?,
+            slots: read.open_table(SLOTS).map_err(table)?,
             code: read.open_table(CODE).map_err(table)?,
             transactions: read.open_table(TRANSACTIONS).map_err(table)?,
             blocks: read.open_table(BLOCKS).map_err(table)?,
@@ -385,14 +397,23 @@ impl StateStore {
             };
         }
         let mut storage = write.open_table(STORAGE)?;
+        let mut counts = write.open_table(SLOTS)?;
         for (account, slots) in &pending.diff.storage {
+            let (mut added, mut removed) = (0, 0);
             for (slot, value) in slots {
                 let key = slot_key(account, slot);
                 if value.is_zero() {
-                    storage.remove(&key)?;
+                    removed += u64::from(storage.remove(&key)?.is_some());
                 } else {
-                    storage.insert(&key, trimmed(value).as_slice())?;
+                    let value = trimmed(value);
+                    added += u64::from(storage.insert(&key, value.as_slice())?.is_none());
                 }
+            }
+            let before = counts.get(&account.0)?.map_or(0, |count| count.value());
+            match (before + added).saturating_sub(removed) {
+                0 => drop(counts.remove(&account.0)?),
+                same if same == before => {}
+                count => drop(counts.insert(&account.0, count)?),
             }
         }
         let mut code = write.open_table(CODE)?;
@@ -414,6 +435,48 @@ impl StateStore {
         }
         let mut meta = write.open_table(META)?;
         meta.insert(CHECKPOINT, checkpoint.encode().as_slice())?;
+        meta.insert(COUNTED, checkpoint.hash.as_slice())?;
         Ok(())
     }
 }
+
+/// Counts the slots of each account unless their numbers are those of the last checkpoint: a program
+/// without these counts may have written it.
+fn count_slots_if_needed(write: &redb::WriteTransaction) -> Result<(), redb::Error> {
+    let mut meta = write.open_table(META)?;
+    let stored = meta.get(CHECKPOINT)?;
+    // A checkpoint that cannot be read is reported by whoever needs it.
+    let checkpoint = stored.and_then(|value| Checkpoint::decode(value.value()).ok());
+    let Some(checkpoint) = checkpoint else {
+        return Ok(());
+    };
+    let counted = meta.get(COUNTED)?;
+    if counted.is_some_and(|hash| hash.value() == checkpoint.hash.as_slice()) {
+        return Ok(());
+    }
+    tracing::info!("counting the storage slots of all accounts, once");
+    write.delete_table(SLOTS)?;
+    let mut counts = write.open_table(SLOTS)?;
+    let mut current: Option<([u8; 32], u64)> = None;
+    for entry in write.open_table(STORAGE)?.iter()? {
+        let (key, _) = entry?;
+        let mut account = [0; 32];
+        account.copy_from_slice(&key.value()[..32]);
+        match &mut current {
+            Some((same, count)) if *same == account => *count += 1,
+            _ => {
+                if let Some((done, count)) = current.replace((account, 1)) {
+                    counts.insert(&done, count)?;
+                }
+            }
+        }
+    }
+    if let Some((done, count)) = current {
+        counts.insert(&done, count)?;
+    }
+    meta.insert(COUNTED, checkpoint.hash.as_slice())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

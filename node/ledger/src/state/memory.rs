@@ -89,4 +89,8 @@ impl FlatState for MemoryState {
         }
         Ok(())
     }
+
+    fn slot_count(&self, account: &B256) -> Result<u64, StateError> {
+        Ok(self.storage.get(account).map_or(0, BTreeMap::len) as u64)
+    }
 }

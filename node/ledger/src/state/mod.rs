@@ -4,9 +4,11 @@
 //! state root from that. Execution reads through [`FlatState`] and yields a [`StateDiff`]; nothing
 //! is written before a block is decided.
 
+mod cost;
 mod memory;
 mod overlay;
 mod root;
+mod storage_tries;
 mod trie;
 
 use std::collections::BTreeMap;
@@ -15,9 +17,12 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_rlp::{Decodable, Encodable, Header as RlpHeader};
 use alloy_trie::{EMPTY_ROOT_HASH, KECCAK_EMPTY};
 
+pub use cost::{LEAVES_PER_SECOND, RootCost, RootEstimate};
 pub use memory::MemoryState;
 pub use overlay::Overlay;
-pub use root::{RootCache, RootDelta, state_root_from_scratch, storage_root_from_scratch};
+pub use root::{
+    MAX_CACHE_BYTES, RootCache, RootDelta, state_root_from_scratch, storage_root_from_scratch,
+};
 
 /// The state could not be read. The store below failed, which is fatal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +71,14 @@ impl Account {
 
     /// The value in the state trie: RLP of nonce, balance, storage root, code hash.
     pub fn trie_value(&self) -> Vec<u8> {
-        self.encode_fields(&self.storage_root.0, &self.code_hash.0)
+        let mut out = Vec::new();
+        self.encode_trie_value(&mut out);
+        out
+    }
+
+    /// Appends [`Account::trie_value`].
+    fn encode_trie_value(&self, out: &mut Vec<u8>) {
+        self.encode_fields(&self.storage_root.0, &self.code_hash.0, out);
     }
 
     /// A shorter form for a store: the hashes of empty code and empty storage are left out, as in
@@ -79,26 +91,28 @@ impl Account {
                 hash.to_vec()
             }
         };
+        let mut out = Vec::new();
         self.encode_fields(
             &slim(&self.storage_root, EMPTY_ROOT_HASH),
             &slim(&self.code_hash, KECCAK_EMPTY),
-        )
+            &mut out,
+        );
+        out
     }
 
-    fn encode_fields(&self, root: &[u8], code: &[u8]) -> Vec<u8> {
+    fn encode_fields(&self, root: &[u8], code: &[u8], out: &mut Vec<u8>) {
         let payload_length =
             self.nonce.length() + self.balance.length() + root.length() + code.length();
         let header = RlpHeader {
             list: true,
             payload_length,
         };
-        let mut out = Vec::with_capacity(header.length_with_payload());
-        header.encode(&mut out);
-        self.nonce.encode(&mut out);
-        self.balance.encode(&mut out);
-        root.encode(&mut out);
-        code.encode(&mut out);
-        out
+        out.reserve(header.length_with_payload());
+        header.encode(out);
+        self.nonce.encode(out);
+        self.balance.encode(out);
+        root.encode(out);
+        code.encode(out);
     }
 
     /// Reads what [`Account::encode`] or [`Account::trie_value`] wrote.
@@ -225,4 +239,10 @@ pub trait FlatState: Send + Sync {
         hi: B256,
         f: &mut dyn FnMut(B256, U256),
     ) -> Result<(), StateError>;
+
+    /// About how many non-zero slots an account has, without reading them: not fewer than there are.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn slot_count(&self, account: &B256) -> Result<u64, StateError>;
 }

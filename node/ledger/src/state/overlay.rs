@@ -115,4 +115,9 @@ impl FlatState for Overlay<'_> {
             ),
         }
     }
+
+    fn slot_count(&self, account: &B256) -> Result<u64, StateError> {
+        let changed = self.diff.storage.get(account).map_or(0, BTreeMap::len);
+        Ok(self.base.slot_count(account)? + changed as u64)
+    }
 }

@@ -1,36 +1,47 @@
 //! The state root, with what makes the next one cheap.
 //!
-//! [`RootCache`] holds the upper nodes of the account trie, and those of the storage tries of
-//! contracts with many slots that were used lately. It stands for the state of the last decided
-//! block: [`RootCache::compute`] changes nothing and gives a [`RootDelta`], which
-//! [`RootCache::apply`] takes when the block is decided. What is cached never changes a root, only
-//! the time that it takes.
+//! [`RootCache`] holds the upper nodes of the account trie, and those of the storage tries that were
+//! used lately. It stands for the state of the last decided block: [`RootCache::compute`] gives a
+//! [`RootDelta`], which [`RootCache::apply`] takes when the block is decided. What is cached never
+//! changes a root, only the time that it takes.
+//!
+//! The storage trie of an account that is not cached is read whole, once, *as it is before the
+//! block*, and kept whatever becomes of the block: a block that is dropped and built again does not
+//! read it again. Such a reading can be stopped and taken up again ([`RootCache::prepare`]), and
+//! [`RootCache::estimate`] says beforehand what a root costs.
 
-use std::collections::BTreeMap;
-
-use alloy_primitives::{B256, U256};
-use alloy_trie::{HashBuilder, Nibbles};
-
-use super::{
-    Account, FIRST_KEY, FlatState, LAST_KEY, Overlay, StateDiff, StateError,
-    trie::{BucketTrie, Leaf, MAX_DEPTH, TrieDelta, depth_for, root_of},
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Storage tries of up to this many slots are read whole each time.
-const SMALL_STORAGE: usize = 48;
-/// A storage trie is rebuilt with smaller buckets when one of them holds more leaves than this.
-const FULL_BUCKET: usize = 64;
-/// Most nodes kept of storage tries, all together: 40 bytes each. The least recently used trie goes
-/// first.
-const MAX_STORAGE_NODES: usize = 200_000;
+use alloy_primitives::{B256, U256};
+use alloy_trie::{EMPTY_ROOT_HASH, HashBuilder, Nibbles};
+
+use super::{
+    Account, FIRST_KEY, FlatState, LAST_KEY, RootCost, RootEstimate, StateDiff, StateError,
+    storage_tries::{Cached, StorageTries},
+    trie::{Change, Hasher, Node, TrieBuild, Value},
+};
+
+/// Most bytes that nodes of storage tries take: enough for 2 to 20 million slots
+/// of contracts in use, depending on how full their buckets are.
+pub const MAX_CACHE_BYTES: usize = 64 << 20;
+/// The part of it that the tries in one [`RootDelta`] may take beside the cache: a quarter. A block
+/// that touches more of what is not cached is computed all the same, but less of it is remembered.
+const DELTA_SHARE: usize = 4;
+/// More than nodes of a storage trie take a slot, at any size of the trie.
+const SLOT_BYTES: u64 = 64;
+/// Where tries end that do not fit into a delta.
+const DELTA_BUCKET: u32 = 4_096;
 
 /// What a block changes in a [`RootCache`]; nothing, until it is applied.
 #[derive(Clone, Debug)]
 pub struct RootDelta {
     before: B256,
     after: B256,
-    accounts: TrieDelta,
-    storage: BTreeMap<B256, StorageDelta>,
+    accounts: Node<Account>,
+    storage: BTreeMap<B256, Node<U256>>,
 }
 
 impl RootDelta {
@@ -40,51 +51,44 @@ impl RootDelta {
     }
 }
 
-/// What becomes of one storage trie in the cache.
-#[derive(Clone, Debug)]
-enum StorageDelta {
-    /// Some nodes change.
-    Update(TrieDelta),
-    /// It was not cached, or its buckets were too large.
-    Replace(BucketTrie),
-    /// It is small now, or gone with its account.
-    Forget,
-}
-
-/// A cached storage trie.
-#[derive(Clone, Debug)]
-struct StorageTrie {
-    trie: BucketTrie,
-    /// Number of the delta that touched it last.
-    used: u64,
-}
-
 /// The state root of the last decided block, with the trie nodes that make the next one cheap.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RootCache {
     root: B256,
-    accounts: BucketTrie,
-    storage: BTreeMap<B256, StorageTrie>,
-    /// Deltas applied.
-    applied: u64,
+    accounts: Node<Account>,
+    /// Locked for looking up and putting in only, never while a state is read.
+    storage: Mutex<StorageTries>,
+    max_delta_bytes: usize,
 }
 
 impl RootCache {
-    /// Reads all accounts of a state. Their storage roots are believed.
+    /// Reads all accounts of a state. Their storage roots are believed until their storage is read.
     ///
     /// # Errors
     /// When the state cannot be read.
     pub fn build(state: &dyn FlatState) -> Result<Self, StateError> {
-        let accounts = BucketTrie::build(MAX_DEPTH, |leaf| {
-            state.accounts_from(FIRST_KEY, LAST_KEY, &mut |key, account| {
-                leaf(key, account.trie_value());
-            })
-        })?;
+        Self::with_bound(state, MAX_CACHE_BYTES)
+    }
+
+    /// The same with another bound than [`MAX_CACHE_BYTES`].
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn with_bound(state: &dyn FlatState, max_bytes: usize) -> Result<Self, StateError> {
+        let accounts: Node<Account> = TrieBuild::read_all(
+            |leaf| {
+                state.accounts_from(FIRST_KEY, LAST_KEY, &mut |key, account| {
+                    leaf(key, *account);
+                })
+            },
+            &mut Hasher::default(),
+        )?;
+        let max_delta_bytes = max_bytes / DELTA_SHARE;
         Ok(Self {
             root: accounts.root(),
             accounts,
-            storage: BTreeMap::new(),
-            applied: 0,
+            storage: Mutex::new(StorageTries::new(max_bytes - max_delta_bytes)),
+            max_delta_bytes,
         })
     }
 
@@ -93,101 +97,193 @@ impl RootCache {
         self.root
     }
 
+    /// Storage tries that are cached, and the bytes that they take.
+    pub fn usage(&self) -> (usize, usize) {
+        let tries = self.tries();
+        (tries.len(), tries.bytes())
+    }
+
     /// Finds the root after `diff` on top of `base`, the state that this cache stands for, and
-    /// fills in the storage roots of the accounts in `diff`. Nothing changes here until the delta
-    /// is applied.
+    /// fills in the storage roots of the accounts in `diff`. The root here does not change before the
+    /// delta is applied.
     ///
     /// # Errors
-    /// When `base` cannot be read, or `diff` gives storage to an account that does not exist.
+    /// When `base` cannot be read or is damaged, or `diff` gives storage to an account that does not
+    /// exist.
     pub fn compute(
         &self,
         base: &dyn FlatState,
         diff: &mut StateDiff,
     ) -> Result<RootDelta, StateError> {
+        let mut hasher = Hasher::default();
         let mut storage = BTreeMap::new();
-        let mut changed = Vec::new();
-        let after = Overlay::new(base, diff);
+        let mut bytes = 0;
         for (key, slots) in &diff.storage {
-            match after.account(key)? {
-                Some(account) => {
-                    let (root, delta) = self.storage_root(&after, key, slots)?;
-                    storage.extend(delta.map(|delta| (*key, delta)));
-                    changed.push((
-                        *key,
-                        Account {
-                            storage_root: root,
-                            ..account
-                        },
-                    ));
+            let before = base.account(key)?;
+            let Some(after) = diff.accounts.get(key).copied().unwrap_or(before) else {
+                if diff.accounts.contains_key(key) {
+                    continue;
                 }
-                None if diff.accounts.contains_key(key) => {
-                    storage.insert(*key, StorageDelta::Forget);
-                }
-                None => return Err(StateError(format!("no account {key}, but storage of it"))),
+                return Err(StateError(format!("no account {key}, but storage of it")));
+            };
+            let root = before.unwrap_or_default().storage_root;
+            let (trie, read) = self.storage_trie(base, key, root, &mut hasher)?;
+            hasher.take_made();
+            let value = |value: &U256| (!value.is_zero()).then_some(*value);
+            let changes: Vec<Change<U256>> =
+                slots.iter().map(|(slot, v)| (*slot, value(v))).collect();
+            let mut scan = |lo, hi, leaves: &mut Vec<_>| {
+                base.storage_from(key, lo, hi, &mut |slot, value| leaves.push((slot, value)))
+            };
+            let mut trie = trie.update(0, &changes, &mut scan, &mut hasher)?;
+            bytes += hasher.take_made() + read;
+            if bytes > self.max_delta_bytes {
+                trie = trie.pruned(DELTA_BUCKET);
             }
+            storage.insert(*key, (after, trie));
         }
-        for (key, account) in changed {
+        let mut tries = BTreeMap::new();
+        for (key, (account, trie)) in storage {
+            let storage_root = trie.root();
+            let account = Account {
+                storage_root,
+                ..account
+            };
             diff.accounts.insert(key, Some(account));
+            tries.insert(key, trie);
         }
-        let changes = diff
-            .accounts
-            .iter()
-            .map(|(key, account)| (*key, account.as_ref().map(Account::trie_value)))
-            .collect();
-        let after = Overlay::new(base, diff);
-        let accounts = self.accounts.update(&changes, &|lo, hi| {
-            let mut leaves = Vec::new();
-            after.accounts_from(lo, hi, &mut |key, account| {
-                leaves.push((key, account.trie_value()));
-            })?;
-            Ok(leaves)
-        })?;
+        let gone = diff.accounts.iter().filter(|(_, after)| after.is_none());
+        tries.extend(gone.map(|(key, _)| (*key, Node::Empty)));
+        let changes: Vec<Change<Account>> = diff.accounts.iter().map(|(k, v)| (*k, *v)).collect();
+        let mut scan = |lo, hi, leaves: &mut Vec<_>| {
+            base.accounts_from(lo, hi, &mut |key, account| leaves.push((key, *account)))
+        };
+        let accounts = self.accounts.update(0, &changes, &mut scan, &mut hasher)?;
         Ok(RootDelta {
             before: self.root,
-            after: self.accounts.root_after(&accounts),
+            after: accounts.root(),
             accounts,
-            storage,
+            storage: tries,
         })
     }
 
-    /// The root of one account's storage after a block, and what to remember of it.
-    fn storage_root(
+    /// The storage trie of an account before a block, and the bytes of it that were read just now.
+    fn storage_trie(
         &self,
-        after: &Overlay<'_>,
+        base: &dyn FlatState,
         account: &B256,
-        slots: &BTreeMap<B256, U256>,
-    ) -> Result<(B256, Option<StorageDelta>), StateError> {
-        let cached = self.storage.get(account);
-        if let Some(StorageTrie { trie, .. }) = cached {
-            let value = |value: &U256| (!value.is_zero()).then(|| slot_value(*value));
-            let changes = slots.iter().map(|(key, v)| (*key, value(v))).collect();
-            let delta = trie.update(&changes, &|lo, hi| {
-                let mut leaves = Vec::new();
-                after.storage_from(account, lo, hi, &mut |key, value| {
-                    leaves.push((key, slot_value(value)));
-                })?;
-                Ok(leaves)
+        root: B256,
+        hasher: &mut Hasher,
+    ) -> Result<(Node<U256>, usize), StateError> {
+        if root == EMPTY_ROOT_HASH {
+            return Ok((Node::Empty, 0));
+        }
+        if let Some(trie) = self.tries().trie(account, root) {
+            return Ok((trie, 0));
+        }
+        let slots = base.slot_count(account)?;
+        if slots <= U256::SPLIT as u64 {
+            return Ok((Node::unread(root, slots), 0));
+        }
+        let read = self.read_storage(base, account, (root, slots), &mut || true, hasher)?;
+        let trie = read.unwrap_or_else(|| Node::unread(root, slots));
+        let bytes = trie.heap();
+        Ok((trie, bytes))
+    }
+
+    /// Reads the storage trie of an account range by range, as long as it is said to go on. `None`
+    /// when it is not read to its end; the next time goes on where this one stopped.
+    fn read_storage(
+        &self,
+        base: &dyn FlatState,
+        account: &B256,
+        (root, slots): (B256, u64),
+        go_on: &mut dyn FnMut() -> bool,
+        hasher: &mut Hasher,
+    ) -> Result<Option<Node<U256>>, StateError> {
+        let part = self.tries().take_part(account, root);
+        let mut build = part.unwrap_or_else(|| TrieBuild::new(slots, self.max_delta_bytes));
+        let mut leaves = Vec::new();
+        while !build.is_done() {
+            if !go_on() {
+                self.tries().put_part(*account, root, build);
+                return Ok(None);
+            }
+            let (lo, hi) = build.range();
+            leaves.clear();
+            base.storage_from(account, lo, hi, &mut |slot, value| {
+                leaves.push((slot, value));
             })?;
-            if delta.fullest <= FULL_BUCKET || trie.depth() == MAX_DEPTH {
-                return Ok((trie.root_after(&delta), Some(StorageDelta::Update(delta))));
-            }
+            build.put(&leaves, hasher);
         }
-        let (mut count, mut leaves) = (0, Vec::<Leaf>::new());
-        after.storage_from(account, FIRST_KEY, LAST_KEY, &mut |key, value| {
-            count += 1;
-            if count <= SMALL_STORAGE {
-                leaves.push((key, slot_value(value)));
-            }
-        })?;
-        if count <= SMALL_STORAGE {
-            return Ok((root_of(leaves), cached.map(|_| StorageDelta::Forget)));
+        let trie = build.finish(hasher);
+        if trie.root() != root {
+            return Err(StateError(format!(
+                "storage of account {account}: its root is {}, the account says {root}; the state is damaged",
+                trie.root()
+            )));
         }
-        let trie = BucketTrie::build(depth_for(count), |leaf| {
-            after.storage_from(account, FIRST_KEY, LAST_KEY, &mut |key, value| {
-                leaf(key, slot_value(value));
-            })
-        })?;
-        Ok((trie.root(), Some(StorageDelta::Replace(trie))))
+        self.tries().put(*account, trie.clone());
+        Ok(Some(trie))
+    }
+
+    /// Reads the storage trie of an account into the cache unless it is there, in steps of about a
+    /// millisecond, as long as `go_on` says so. `base` is the state that this cache stands for.
+    /// Returns whether it is there: a block that changes this storage is cheap then. What was read
+    /// is kept otherwise, and the next call goes on from there.
+    ///
+    /// # Errors
+    /// When `base` cannot be read or is damaged.
+    pub fn prepare(
+        &self,
+        base: &dyn FlatState,
+        account: &B256,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, StateError> {
+        let root = base.account(account)?.unwrap_or_default().storage_root;
+        if root == EMPTY_ROOT_HASH || self.tries().trie(account, root).is_some() {
+            return Ok(true);
+        }
+        let slots = base.slot_count(account)?;
+        if slots <= U256::SPLIT as u64 {
+            return Ok(true);
+        }
+        let known = (root, slots);
+        let read = self.read_storage(base, account, known, go_on, &mut Hasher::default())?;
+        Ok(read.is_some())
+    }
+
+    /// What [`RootCache::compute`] of this difference costs. `base` is the state that this cache
+    /// stands for.
+    ///
+    /// # Errors
+    /// When `base` cannot be read.
+    pub fn estimate(&self, base: &dyn FlatState, diff: &StateDiff) -> Result<RootCost, StateError> {
+        let mut estimate = self.start_estimate(base);
+        estimate.diff(diff)?;
+        Ok(estimate.cost())
+    }
+
+    /// Begins an estimate that grows with a block. `base` is the state that this cache stands for.
+    pub fn start_estimate<'a>(&'a self, base: &'a dyn FlatState) -> RootEstimate<'a> {
+        RootEstimate::new(self, base)
+    }
+
+    pub(super) fn account_bucket(&self, account: &B256) -> (B256, u32) {
+        self.accounts.bucket(account)
+    }
+
+    /// Whether a trie of so many slots, read whole, is kept down to its smallest buckets.
+    pub(super) fn keeps_buckets(&self, slots: u64) -> bool {
+        slots.saturating_mul(SLOT_BYTES) <= self.max_delta_bytes as u64
+    }
+
+    pub(super) fn cached_storage(&self, account: &B256) -> Cached {
+        self.tries().peek(account)
+    }
+
+    fn tries(&self) -> MutexGuard<'_, StorageTries> {
+        self.storage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in what [`RootCache::compute`] gave for this very cache.
@@ -200,39 +296,12 @@ impl RootCache {
             delta.before, self.root,
             "the delta belongs to another state"
         );
-        self.applied += 1;
         self.root = delta.after;
-        self.accounts.apply(delta.accounts);
-        for (key, change) in delta.storage {
-            let used = self.applied;
-            match change {
-                StorageDelta::Update(change) => {
-                    if let Some(storage) = self.storage.get_mut(&key) {
-                        storage.trie.apply(change);
-                        storage.used = used;
-                    }
-                }
-                StorageDelta::Replace(trie) => {
-                    self.storage.insert(key, StorageTrie { trie, used });
-                }
-                StorageDelta::Forget => {
-                    self.storage.remove(&key);
-                }
-            }
-        }
-        self.evict();
-    }
-
-    fn evict(&mut self) {
-        let mut nodes: usize = self.storage.values().map(|s| s.trie.nodes()).sum();
-        while nodes > MAX_STORAGE_NODES {
-            let oldest = self.storage.iter().min_by_key(|(_, s)| s.used);
-            let Some(key) = oldest.map(|(key, _)| *key) else {
-                return;
-            };
-            if let Some(gone) = self.storage.remove(&key) {
-                nodes -= gone.trie.nodes();
-            }
+        self.accounts = delta.accounts;
+        let tries = self.storage.get_mut();
+        let tries = tries.unwrap_or_else(PoisonError::into_inner);
+        for (key, trie) in delta.storage {
+            tries.put(key, trie);
         }
     }
 }

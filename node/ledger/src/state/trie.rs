@@ -1,46 +1,118 @@
 //! A Merkle Patricia trie over keys of 32 bytes of which only the upper nodes are kept.
 //!
-//! The trie's keys fall into buckets by their first `depth` nibbles. What a bucket looks like from
-//! above ([`Node`]) is remembered, and so is every node above the buckets; the leaves are not. An
-//! update reads the buckets that hold changed keys, summarises them anew, and then merges each
-//! dirty node of the levels above from its sixteen children. It is yielded as a [`TrieDelta`], so
-//! that the trie itself stays that of the last decided block.
+//! A [`Node`] is what the part of a trie under one prefix looks like from above: its hash, the
+//! number of leaves below, and, where there are many of them, sixteen nodes one nibble further
+//! down. A node without children is a *bucket*: its leaves are not kept, a change below it reads
+//! them all. Buckets are split when they hold more than [`Value::SPLIT`] leaves, so that an update
+//! costs the same whatever the size of the trie, and however uneven its keys.
+//!
+//! Nodes are immutable and shared: [`Node::update`] gives another root that shares with the old one
+//! whatever did not change.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod build;
+mod hasher;
 
-use alloy_primitives::{B256, keccak256};
-use alloy_trie::{
-    EMPTY_ROOT_HASH, Nibbles, TrieMask,
-    nodes::{BranchNodeRef, ExtensionNodeRef, LeafNodeRef, RlpNode},
-};
+use std::{fmt, sync::Arc};
 
-use super::StateError;
+use alloy_primitives::{B256, U256, keccak256};
+use alloy_rlp::Encodable;
+use alloy_trie::{EMPTY_ROOT_HASH, Nibbles, TrieMask, nodes::RlpNode};
+
+use self::hasher::hash_of;
+use super::{Account, StateError};
+
+pub(super) use self::{build::TrieBuild, hasher::Hasher};
 
 /// Nibbles in a key.
 const KEY_NIBBLES: usize = 64;
-/// Most nibbles that choose a bucket: 65,536 buckets, about 3 MB of nodes.
-pub(super) const MAX_DEPTH: usize = 4;
-/// A bucket is meant to hold about this many leaves when a trie is built.
-const BUCKET_LEAVES: usize = 8;
-
+/// What a shared allocation takes beside its contents: two counters, and the allocator's header.
+const SHARED_BYTES: usize = 32;
 /// A key and the value under it.
-pub(super) type Leaf = (B256, Vec<u8>);
+pub(super) type Leaf<V> = (B256, V);
 
-/// Reads the leaves with keys from the first to the second argument, inclusive, ascending.
-pub(super) type Scan<'a> = &'a dyn Fn(B256, B256) -> Result<Vec<Leaf>, StateError>;
+/// A key and its value after a change; `None` when it is removed.
+pub(super) type Change<V> = (B256, Option<V>);
+
+/// What lies under the keys of a trie.
+pub(super) trait Value: Clone + fmt::Debug {
+    /// A bucket with more leaves than this is split.
+    const SPLIT: usize;
+    /// A node with so few leaves loses its children. Well below `SPLIT`, so that a trie whose size
+    /// goes up and down is not split and joined each time.
+    const JOIN: u32;
+    /// No bucket is split below this many nibbles.
+    const MAX_DEPTH: usize;
+
+    /// Appends the RLP of the value.
+    fn encode(&self, out: &mut Vec<u8>);
+}
+
+impl Value for Account {
+    /// Accounts are what most transactions touch: small buckets, which cost memory.
+    const SPLIT: usize = 8;
+    const JOIN: u32 = 2;
+    /// At most 65,536 buckets and 4 MB.
+    const MAX_DEPTH: usize = 4;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_trie_value(out);
+    }
+}
+
+impl Value for U256 {
+    /// A node takes 50 bytes, and buckets hold 2 to 32 leaves on average, depending on the size of
+    /// the trie: 2 to 30 bytes a slot. Reading and hashing 32 leaves takes some 30 µs.
+    const SPLIT: usize = 32;
+    const JOIN: u32 = 8;
+    /// Keys are hashes, but somebody may search for those that agree in their first nibbles.
+    const MAX_DEPTH: usize = KEY_NIBBLES - 1;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        Encodable::encode(self, out);
+    }
+}
 
 /// What the part of a trie under one prefix looks like from above.
-#[derive(Clone, Debug, Default)]
-enum Node {
+#[derive(Clone)]
+pub(super) enum Node<V> {
     /// No key has the prefix.
-    #[default]
     Empty,
     /// One key has.
-    Leaf(Arc<Leaf>),
+    Leaf(Arc<Leaf<V>>),
     /// Keys part right after the prefix: a branch node with this hash.
-    Branch(B256),
-    /// Keys part later: the whole path to the branch node, and its hash.
-    Deep(Arc<(Nibbles, B256)>),
+    Branch {
+        hash: B256,
+        leaves: u32,
+        children: Children<V>,
+    },
+    /// Keys part later.
+    Deep(Arc<Deep<V>>),
+}
+
+/// The sixteen nodes one nibble further down; `None` in a bucket.
+type Children<V> = Option<Arc<Sixteen<V>>>;
+
+/// Keys that part below a prefix: the whole path to the branch node, and its hash.
+#[derive(Clone)]
+pub(super) struct Deep<V> {
+    path: Nibbles,
+    hash: B256,
+    leaves: u32,
+    children: Children<V>,
+}
+
+/// Sixteen nodes, and what they take in memory with everything below.
+#[derive(Clone)]
+pub(super) struct Sixteen<V> {
+    heap: usize,
+    nodes: [Node<V>; 16],
+}
+
+impl<V> fmt::Debug for Node<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let leaves = self.leaves();
+        f.debug_struct("Node").field("leaves", &leaves).finish()
+    }
 }
 
 fn nibble(key: &B256, index: usize) -> u8 {
@@ -59,296 +131,282 @@ fn common_nibbles(a: &B256, b: &B256) -> usize {
     }
 }
 
-/// The branch node at `depth` over leaves that agree up to there and part there.
-fn branch_of_leaves(leaves: &[Leaf], depth: usize, buffer: &mut Vec<u8>) -> RlpNode {
-    let mut children = Vec::with_capacity(16);
-    let mut mask = TrieMask::default();
-    for group in leaves.chunk_by(|a, b| nibble(&a.0, depth) == nibble(&b.0, depth)) {
-        mask.set_bit(nibble(&group[0].0, depth));
-        children.push(subtrie(group, depth + 1, buffer));
+/// The first and the last key with the first `depth` nibbles of `key`.
+pub(super) fn range_of(key: &B256, depth: usize) -> (B256, B256) {
+    let (mut first, mut last) = (*key, *key);
+    let whole = depth.div_ceil(2);
+    if !depth.is_multiple_of(2) {
+        first[whole - 1] &= 0xf0;
+        last[whole - 1] |= 0x0f;
     }
-    buffer.clear();
-    BranchNodeRef::new(&children, mask).rlp(buffer)
+    first[whole..].fill(0);
+    last[whole..].fill(0xff);
+    (first, last)
 }
 
-/// How one or more leaves that agree up to `depth` appear in the branch node above.
-fn subtrie(leaves: &[Leaf], depth: usize, buffer: &mut Vec<u8>) -> RlpNode {
-    let (first, last) = (&leaves[0], &leaves[leaves.len() - 1]);
-    if leaves.len() == 1 {
-        return leaf_node(first, depth, buffer);
-    }
-    let parting = common_nibbles(&first.0, &last.0);
-    let branch = branch_of_leaves(leaves, parting, buffer);
-    if parting == depth {
-        return branch;
-    }
-    let path = Nibbles::unpack(first.0).slice(depth..parting);
-    buffer.clear();
-    ExtensionNodeRef::new(&path, &branch).rlp(buffer)
+fn path_of(key: &B256, depth: usize) -> Nibbles {
+    Nibbles::unpack(key).slice(..depth)
 }
 
-fn leaf_node((key, value): &Leaf, depth: usize, buffer: &mut Vec<u8>) -> RlpNode {
-    buffer.clear();
-    LeafNodeRef::new(&Nibbles::unpack(key).slice(depth..), value).rlp(buffer)
-}
-
-fn hash_of(branch: &RlpNode) -> B256 {
-    branch.as_hash().expect(
-        "a branch is shorter than its hash only where two keys agree in 57 of 64 nibbles, and keys are hashes",
-    )
-}
-
-impl Node {
-    /// Summarises leaves that agree in their first `depth` nibbles.
-    fn of_leaves(mut leaves: Vec<Leaf>, depth: usize, buffer: &mut Vec<u8>) -> Self {
-        if leaves.len() < 2 {
-            return leaves
-                .pop()
-                .map_or(Self::Empty, |leaf| Self::Leaf(Arc::new(leaf)));
+impl<V> Node<V> {
+    /// A trie that is known by its root only, and by about how many leaves it has.
+    pub(super) fn unread(root: B256, leaves: u64) -> Self {
+        Self::Branch {
+            hash: root,
+            leaves: u32::try_from(leaves).unwrap_or(u32::MAX),
+            children: None,
         }
-        let parting = common_nibbles(&leaves[0].0, &leaves[leaves.len() - 1].0);
-        let hash = hash_of(&branch_of_leaves(&leaves, parting, buffer));
+    }
+
+    /// Leaves below.
+    pub(super) fn leaves(&self) -> u32 {
+        match self {
+            Self::Empty => 0,
+            Self::Leaf(_) => 1,
+            Self::Branch { leaves, .. } => *leaves,
+            Self::Deep(deep) => deep.leaves,
+        }
+    }
+
+    fn children(&self) -> Option<&Sixteen<V>> {
+        match self {
+            Self::Empty | Self::Leaf(_) => None,
+            Self::Branch { children, .. } => children.as_deref(),
+            Self::Deep(deep) => deep.children.as_deref(),
+        }
+    }
+
+    /// Whether a change below is spared reading all of it.
+    pub(super) fn has_children(&self) -> bool {
+        self.children().is_some()
+    }
+
+    /// What it takes in memory beside itself.
+    pub(super) fn heap(&self) -> usize {
+        let below = self.children().map_or(0, |children| children.heap);
+        below
+            + match self {
+                Self::Empty | Self::Branch { .. } => 0,
+                Self::Leaf(_) => SHARED_BYTES + size_of::<Leaf<V>>(),
+                Self::Deep(_) => SHARED_BYTES + size_of::<Deep<V>>(),
+            }
+    }
+
+    /// The first key of the bucket of `key`, and how many leaves are read when `key` changes.
+    pub(super) fn bucket(&self, key: &B256) -> (B256, u32) {
+        let (mut node, mut depth) = (self, 0);
+        while let Some(children) = node.children() {
+            node = &children.nodes[usize::from(nibble(key, depth))];
+            depth += 1;
+        }
+        (range_of(key, depth).0, node.leaves())
+    }
+}
+
+impl<V: Value> Node<V> {
+    /// Summarises leaves that agree in their first `depth` nibbles, ascending by key.
+    pub(super) fn of_leaves(leaves: &[Leaf<V>], depth: usize, hasher: &mut Hasher) -> Self {
+        let (first, last) = match leaves {
+            [] => return Self::Empty,
+            [leaf] => {
+                let node = Self::Leaf(Arc::new(leaf.clone()));
+                hasher.made += node.heap();
+                return node;
+            }
+            [first, .., last] => (first, last),
+        };
+        if leaves.len() > V::SPLIT && depth < V::MAX_DEPTH {
+            let mut nodes = [const { Self::Empty }; 16];
+            for group in leaves.chunk_by(|a, b| nibble(&a.0, depth) == nibble(&b.0, depth)) {
+                nodes[usize::from(nibble(&group[0].0, depth))] =
+                    Self::of_leaves(group, depth + 1, hasher);
+            }
+            return Self::of_children(nodes, depth, &first.0, hasher);
+        }
+        let parting = common_nibbles(&first.0, &last.0);
+        let hash = hash_of(&hasher.branch_of_leaves(leaves, parting));
+        let leaves = u32::try_from(leaves.len()).unwrap_or(u32::MAX);
         if parting == depth {
-            Self::Branch(hash)
+            Self::Branch {
+                hash,
+                leaves,
+                children: None,
+            }
         } else {
-            let path = Nibbles::unpack(leaves[0].0).slice(..parting);
-            Self::Deep(Arc::new((path, hash)))
+            Self::deep(path_of(&first.0, parting), hash, leaves, None, hasher)
         }
     }
 
-    /// Merges the sixteen nodes under the `index`th prefix of `depth` nibbles.
-    fn of_children<'a>(
-        depth: usize,
-        index: u32,
-        child: impl Fn(u32) -> &'a Node,
-        buffer: &mut Vec<u8>,
+    fn deep(
+        path: Nibbles,
+        hash: B256,
+        leaves: u32,
+        children: Children<V>,
+        hasher: &mut Hasher,
     ) -> Self {
-        let children = (0..16u8).map(|n| (n, child(index * 16 + u32::from(n))));
-        let mut present = children.filter(|(_, node)| !matches!(node, Self::Empty));
+        hasher.made += SHARED_BYTES + size_of::<Deep<V>>();
+        Self::Deep(Arc::new(Deep {
+            path,
+            hash,
+            leaves,
+            children,
+        }))
+    }
+
+    /// Merges the sixteen nodes below the prefix that is the first `depth` nibbles of `key`.
+    fn of_children(nodes: [Self; 16], depth: usize, key: &B256, hasher: &mut Hasher) -> Self {
+        let leaves = nodes
+            .iter()
+            .fold(0, |sum: u32, node| sum.saturating_add(node.leaves()));
+        let mut present = (0..16u8)
+            .zip(&nodes)
+            .filter(|(_, node)| !matches!(node, Self::Empty));
         let Some((nibble, only)) = present.next() else {
             return Self::Empty;
         };
-        let Some(second) = present.next() else {
-            return match only {
-                Self::Branch(hash) => {
-                    let path = prefix(depth + 1, index * 16 + u32::from(nibble));
-                    Self::Deep(Arc::new((path, *hash)))
+        if present.next().is_none() {
+            let (path, hash) = match only {
+                Self::Empty | Self::Leaf(_) => return only.clone(),
+                Self::Branch { hash, .. } => {
+                    let mut path = path_of(key, depth);
+                    path.push(nibble);
+                    (path, *hash)
                 }
-                lifted => lifted.clone(),
+                Self::Deep(deep) => (deep.path, deep.hash),
             };
-        };
-        let mut mask = TrieMask::default();
-        let mut nodes = Vec::with_capacity(16);
-        for (nibble, node) in [(nibble, only), second].into_iter().chain(present) {
-            mask.set_bit(nibble);
-            nodes.extend(node.below(depth + 1, buffer));
+            let children = Self::keep(nodes, leaves, hasher);
+            return Self::deep(path, hash, leaves, children, hasher);
         }
-        buffer.clear();
-        Self::Branch(hash_of(&BranchNodeRef::new(&nodes, mask).rlp(buffer)))
+        let base = hasher.stack.len();
+        let mut mask = TrieMask::default();
+        for (nibble, node) in (0..16u8).zip(&nodes) {
+            if let Some(node) = node.below(depth + 1, hasher) {
+                mask.set_bit(nibble);
+                hasher.stack.push(node);
+            }
+        }
+        Self::Branch {
+            hash: hash_of(&hasher.branch(base, mask)),
+            leaves,
+            children: Self::keep(nodes, leaves, hasher),
+        }
+    }
+
+    /// Children that are worth their memory.
+    fn keep(nodes: [Self; 16], leaves: u32, hasher: &mut Hasher) -> Children<V> {
+        (leaves > V::JOIN).then(|| {
+            let own = SHARED_BYTES + size_of::<Sixteen<V>>();
+            hasher.made += own;
+            let below: usize = nodes.iter().map(Self::heap).sum();
+            let heap = own + below;
+            Arc::new(Sixteen { heap, nodes })
+        })
     }
 
     /// How the node appears in a branch node whose children's paths begin at `depth`.
-    fn below(&self, depth: usize, buffer: &mut Vec<u8>) -> Option<RlpNode> {
+    fn below(&self, depth: usize, hasher: &mut Hasher) -> Option<RlpNode> {
         match self {
             Self::Empty => None,
-            Self::Leaf(leaf) => Some(leaf_node(leaf, depth, buffer)),
-            Self::Branch(hash) => Some(RlpNode::word_rlp(hash)),
+            Self::Leaf(leaf) => Some(hasher.leaf(leaf, depth)),
+            Self::Branch { hash, .. } => Some(RlpNode::word_rlp(hash)),
             Self::Deep(deep) => {
-                let (path, hash) = &**deep;
-                buffer.clear();
-                let branch = RlpNode::word_rlp(hash);
-                Some(ExtensionNodeRef::new(&path.slice(depth..), &branch).rlp(buffer))
+                let branch = RlpNode::word_rlp(&deep.hash);
+                Some(hasher.extension(&deep.path.slice(depth..), &branch))
             }
         }
     }
 
     /// The root of a trie that is this node.
-    fn root(&self) -> B256 {
-        let mut buffer = Vec::new();
+    pub(super) fn root(&self) -> B256 {
         match self {
             Self::Empty => EMPTY_ROOT_HASH,
-            Self::Branch(hash) => *hash,
+            Self::Branch { hash, .. } => *hash,
             Self::Leaf(_) | Self::Deep(_) => {
-                self.below(0, &mut buffer);
-                keccak256(&buffer)
+                let mut hasher = Hasher::default();
+                self.below(0, &mut hasher);
+                keccak256(&hasher.rlp)
             }
         }
     }
-}
 
-/// The root over these leaves, ascending by key.
-pub(super) fn root_of(leaves: Vec<Leaf>) -> B256 {
-    Node::of_leaves(leaves, 0, &mut Vec::new()).root()
-}
-
-/// The `index`th prefix of `depth` nibbles.
-fn prefix(depth: usize, index: u32) -> Nibbles {
-    Nibbles::unpack(first_key(depth, index)).slice(..depth)
-}
-
-fn first_key(depth: usize, index: u32) -> B256 {
-    let mut key = B256::ZERO;
-    let bits = u64::from(index) << (32 - 4 * depth);
-    key[..4].copy_from_slice(&(bits as u32).to_be_bytes());
-    key
-}
-
-fn last_key(depth: usize, index: u32) -> B256 {
-    let mut key = B256::repeat_byte(0xff);
-    let bits = ((u64::from(index) + 1) << (32 - 4 * depth)) - 1;
-    key[..4].copy_from_slice(&(bits as u32).to_be_bytes());
-    key
-}
-
-fn bucket_of(depth: usize, key: &B256) -> u32 {
-    let head = u32::from_be_bytes([key[0], key[1], key[2], key[3]]);
-    (u64::from(head) >> (32 - 4 * depth)) as u32
-}
-
-/// How deep the buckets of a trie of this many leaves are best.
-pub(super) fn depth_for(leaves: usize) -> usize {
-    (1..MAX_DEPTH)
-        .find(|depth| leaves >> (4 * depth) < BUCKET_LEAVES)
-        .unwrap_or(MAX_DEPTH)
-}
-
-/// The upper nodes of one trie.
-#[derive(Clone, Debug)]
-pub(super) struct BucketTrie {
-    depth: usize,
-    /// `levels[d]` holds a node for each prefix of `d` nibbles.
-    levels: Vec<Vec<Node>>,
-}
-
-/// Nodes that change in a [`BucketTrie`].
-#[derive(Clone, Debug, Default)]
-pub(super) struct TrieDelta {
-    levels: Vec<BTreeMap<u32, Node>>,
-    /// Leaves in the fullest bucket that was read.
-    pub(super) fullest: usize,
-}
-
-impl BucketTrie {
-    /// Builds a trie from all its leaves, which `scan` yields in ascending order.
-    pub(super) fn build(
-        depth: usize,
-        scan: impl FnOnce(&mut dyn FnMut(B256, Vec<u8>)) -> Result<(), StateError>,
-    ) -> Result<Self, StateError> {
-        let depth = depth.min(MAX_DEPTH);
-        let mut buffer = Vec::new();
-        let mut buckets = vec![Node::Empty; 1 << (4 * depth)];
-        let (mut current, mut leaves) = (0, Vec::new());
-        scan(&mut |key, value| {
-            let bucket = bucket_of(depth, &key);
-            if bucket != current {
-                let done = std::mem::take(&mut leaves);
-                buckets[current as usize] = Node::of_leaves(done, depth, &mut buffer);
-                current = bucket;
-            }
-            leaves.push((key, value));
-        })?;
-        buckets[current as usize] = Node::of_leaves(leaves, depth, &mut buffer);
-        let mut levels = vec![buckets];
-        for above in (0..depth).rev() {
-            let below = &levels[levels.len() - 1];
-            let merge = |index| {
-                Node::of_children(above, index, |child| &below[child as usize], &mut buffer)
-            };
-            let level = (0..1u32 << (4 * above)).map(merge).collect();
-            levels.push(level);
-        }
-        levels.reverse();
-        Ok(Self { depth, levels })
-    }
-
-    /// The root hash.
-    pub(super) fn root(&self) -> B256 {
-        self.levels[0][0].root()
-    }
-
-    /// Nibbles that choose a bucket.
-    pub(super) fn depth(&self) -> usize {
-        self.depth
-    }
-
-    /// Number of nodes, filled or not: what the trie costs in memory.
-    pub(super) fn nodes(&self) -> usize {
-        self.levels.iter().map(Vec::len).sum()
-    }
-
-    /// The nodes that change when these keys get these values (`None`: are removed). `scan` reads
-    /// the trie as it is after that.
+    /// The node, which lies below `depth` nibbles, after changes of keys below it, ascending.
+    /// `scan` appends the leaves from the first to the second key, inclusive, ascending, as they are
+    /// before.
     pub(super) fn update(
         &self,
-        changes: &BTreeMap<B256, Option<Vec<u8>>>,
-        scan: Scan<'_>,
-    ) -> Result<TrieDelta, StateError> {
-        let mut delta = TrieDelta {
-            levels: vec![BTreeMap::new(); self.depth + 1],
-            fullest: 0,
+        depth: usize,
+        changes: &[Change<V>],
+        scan: &mut dyn FnMut(B256, B256, &mut Vec<Leaf<V>>) -> Result<(), StateError>,
+        hasher: &mut Hasher,
+    ) -> Result<Self, StateError> {
+        let Some((key, _)) = changes.first() else {
+            return Ok(self.clone());
         };
-        let mut buffer = Vec::new();
-        let mut changes = changes.iter().peekable();
-        while let Some((key, _)) = changes.peek() {
-            let bucket = bucket_of(self.depth, key);
-            let last = last_key(self.depth, bucket);
-            let mut dirty = BTreeMap::new();
-            while let Some((key, value)) = changes.next_if(|(key, _)| **key <= last) {
-                dirty.insert(*key, value.as_ref());
+        if let Some(children) = self.children() {
+            let mut nodes = children.nodes.clone();
+            for group in changes.chunk_by(|a, b| nibble(&a.0, depth) == nibble(&b.0, depth)) {
+                let node = &mut nodes[usize::from(nibble(&group[0].0, depth))];
+                *node = node.update(depth + 1, group, scan, hasher)?;
             }
-            let leaves = match &self.levels[self.depth][bucket as usize] {
-                Node::Empty => changed_leaves(None, &dirty),
-                Node::Leaf(leaf) => changed_leaves(Some(leaf), &dirty),
-                Node::Branch(_) | Node::Deep(_) => scan(first_key(self.depth, bucket), last)?,
-            };
-            delta.fullest = delta.fullest.max(leaves.len());
-            let node = Node::of_leaves(leaves, self.depth, &mut buffer);
-            delta.levels[self.depth].insert(bucket, node);
+            return Ok(Self::of_children(nodes, depth, key, hasher));
         }
-        for depth in (0..self.depth).rev() {
-            let (above, below) = delta.levels.split_at_mut(depth + 1);
-            let old = &self.levels[depth + 1];
-            for child in below[0].keys() {
-                let index = child / 16;
-                if above[depth]
-                    .last_key_value()
-                    .is_some_and(|(last, _)| *last == index)
-                {
-                    continue;
-                }
-                let child = |child| below[0].get(&child).unwrap_or(&old[child as usize]);
-                let node = Node::of_children(depth, index, child, &mut buffer);
-                above[depth].insert(index, node);
+        let mut before = Vec::new();
+        match self {
+            Self::Empty => {}
+            Self::Leaf(leaf) => before.push((**leaf).clone()),
+            Self::Branch { .. } | Self::Deep(_) => {
+                let (first, last) = range_of(key, depth);
+                scan(first, last, &mut before)?;
             }
         }
-        Ok(delta)
+        Ok(Self::of_leaves(&merge(before, changes), depth, hasher))
     }
 
-    /// The root after a change.
-    pub(super) fn root_after(&self, delta: &TrieDelta) -> B256 {
-        let changed = delta.levels.first().and_then(|level| level.get(&0));
-        changed.unwrap_or(&self.levels[0][0]).root()
-    }
-
-    /// Makes a change that [`BucketTrie::update`] gave for this very trie.
-    pub(super) fn apply(&mut self, delta: TrieDelta) {
-        for (level, changes) in self.levels.iter_mut().zip(delta.levels) {
-            for (index, node) in changes {
-                level[index as usize] = node;
-            }
+    /// The same node without children where there are at most so many leaves.
+    pub(super) fn pruned(&self, leaves: u32) -> Self {
+        let prune = |children: &Children<V>, below: u32| {
+            children.as_ref().filter(|_| below > leaves).map(|sixteen| {
+                let nodes = std::array::from_fn(|i| sixteen.nodes[i].pruned(leaves));
+                let below: usize = nodes.iter().map(Self::heap).sum();
+                let heap = SHARED_BYTES + size_of::<Sixteen<V>>() + below;
+                Arc::new(Sixteen { heap, nodes })
+            })
+        };
+        match self {
+            Self::Empty | Self::Leaf(_) => self.clone(),
+            Self::Branch {
+                hash,
+                leaves,
+                children,
+            } => Self::Branch {
+                hash: *hash,
+                leaves: *leaves,
+                children: prune(children, *leaves),
+            },
+            Self::Deep(deep) => Self::Deep(Arc::new(Deep {
+                children: prune(&deep.children, deep.leaves),
+                ..(**deep).clone()
+            })),
         }
     }
 }
 
-/// The leaves of a bucket that held at most one.
-fn changed_leaves(old: Option<&Arc<Leaf>>, dirty: &BTreeMap<B256, Option<&Vec<u8>>>) -> Vec<Leaf> {
-    let mut leaves: Vec<Leaf> = dirty
-        .iter()
-        .filter_map(|(key, value)| value.map(|value| (*key, value.clone())))
-        .collect();
-    if let Some(leaf) = old.filter(|leaf| !dirty.contains_key(&leaf.0)) {
-        let place = leaves.partition_point(|(key, _)| *key < leaf.0);
-        leaves.insert(place, (**leaf).clone());
+/// Leaves with changes laid over them.
+fn merge<V: Value>(before: Vec<Leaf<V>>, changes: &[Change<V>]) -> Vec<Leaf<V>> {
+    let mut after = Vec::with_capacity(before.len() + changes.len());
+    let mut changes = changes.iter().peekable();
+    let put = |after: &mut Vec<Leaf<V>>, (key, value): &Change<V>| {
+        after.extend(value.clone().map(|value| (*key, value)));
+    };
+    for leaf in before {
+        while let Some(change) = changes.next_if(|(key, _)| *key < leaf.0) {
+            put(&mut after, change);
+        }
+        match changes.next_if(|(key, _)| *key == leaf.0) {
+            Some(change) => put(&mut after, change),
+            None => after.push(leaf),
+        }
     }
-    leaves
+    changes.for_each(|change| put(&mut after, change));
+    after
 }

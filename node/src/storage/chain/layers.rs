@@ -327,6 +327,18 @@ impl FlatState for StateAt {
             f,
         )
     }
+
+    fn slot_count(&self, account: &B256) -> Result<u64, StateError> {
+        let inner = self.layers.read();
+        let changed = |diff: &StateDiff| diff.storage.get(account).map_or(0, BTreeMap::len);
+        let reverse: usize = inner.reverse(self.height)?.map(changed).sum();
+        let layers: usize = inner.layers().map(|layer| changed(&layer.diff)).sum();
+        let base = Arc::clone(&inner.base);
+        drop(inner);
+        let stored = base.slot_count(account).map_err(failed)?;
+        // Each change counts as a slot more: never too few.
+        Ok(stored + (reverse + layers) as u64)
+    }
 }
 
 /// Emits what `scan` yields with `changes` laid over it; both ascend.

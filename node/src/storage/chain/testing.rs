@@ -233,6 +233,7 @@ pub(crate) fn dump(state: &dyn FlatState) -> Vec<String> {
             })
             .unwrap();
         assert!(slots.is_sorted());
+        assert!(state.slot_count(&key).unwrap() >= slots.len() as u64);
         for (slot, value) in slots {
             assert_eq!(state.storage(&key, &slot).unwrap(), value);
             out.push(format!("{key} {slot} {value}"));
