@@ -21,6 +21,11 @@ const RAISE_PARTS: u32 = 8;
 /// From this round on blocks are empty.
 const EMPTY_FROM_ROUND: u32 = 6;
 
+/// The most time that executing the transactions of one block may take its proposer.
+pub fn build_budget(timing: &Timing) -> Duration {
+    Duration::from_millis(timing.propose_ms) / SHARE_OF_TIMEOUT
+}
+
 /// The budget of the blocks that this node proposes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BuildBudget {
@@ -30,7 +35,7 @@ pub(crate) struct BuildBudget {
 
 impl BuildBudget {
     pub(crate) fn new(timing: &Timing) -> Self {
-        let most = Duration::from_millis(timing.propose_ms) / SHARE_OF_TIMEOUT;
+        let most = build_budget(timing);
         Self { most, now: most }
     }
 
@@ -83,6 +88,10 @@ mod tests {
         }
         assert!((30..=60).contains(&heights), "{heights} heights");
         budget.decided(Round(0));
-        assert_eq!(budget.in_round(Round(0)), ms(150), "never more than the most");
+        assert_eq!(
+            budget.in_round(Round(0)),
+            ms(150),
+            "never more than the most"
+        );
     }
 }

@@ -70,6 +70,7 @@ mod validators;
 #[cfg(test)]
 mod test_support;
 
+pub use budget::build_budget;
 pub use driver::{Admission, Driver, Lock, StatedHead};
 pub use effect::{Effect, Evidence, ProposalFault};
 pub use input::{BlockSummary, Config, HeightStart, Input, Now, TimerId, TimerKind, Verdict};

@@ -31,8 +31,8 @@ pub use base_fee::next_base_fee;
 pub use block::{Block, BlockError};
 pub use execution::{
     BlockAttributes, CallError, CallOutcome, CallRequest, DueRecord, ExecutedBlock, ExecutionError,
-    Governance, InvalidBlock, StateOverride, StateOverrides, TimeLimit, TxSource, Unlimited, build_block, call,
-    check_members, check_request, estimate_gas, execute_block,
+    Governance, Interruption, InvalidBlock, StateOverride, StateOverrides, TimeLimit, TxSource,
+    Unlimited, build_block, call, check_members, check_request, estimate_gas, execute_block,
 };
 pub use genesis::{ChainSpec, FieldFault, GenesisError};
 pub use parts::{read_header, read_planned};

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use axolotl_ledger::{
-    CallError, CallOutcome, CallRequest, StateOverride, StateOverrides, call, estimate_gas,
-    state_root_from_scratch,
+    CallError, CallOutcome, CallRequest, StateOverride, StateOverrides, Unlimited, call,
+    estimate_gas, state_root_from_scratch,
 };
 use serde_json::json;
 use support::*;
@@ -49,6 +49,7 @@ fn run(chain: &TestChain, request: &CallRequest) -> Result<CallOutcome, CallErro
         request,
         &StateOverrides::new(),
         CAP,
+        &Unlimited,
     )
 }
 
@@ -63,6 +64,7 @@ fn estimate(
         request,
         &StateOverrides::new(),
         CAP,
+        &Unlimited,
     )
 }
 
@@ -180,6 +182,7 @@ fn overrides_are_seen_by_the_call_alone() {
         &poor,
         &overrides,
         CAP,
+        &Unlimited,
     )
     .unwrap();
     match outcome {
@@ -200,6 +203,7 @@ fn overrides_are_seen_by_the_call_alone() {
         &poor,
         &overrides,
         CAP,
+        &Unlimited,
     )
     .unwrap_err();
     assert!(
@@ -229,6 +233,7 @@ fn a_whole_state_hides_what_is_stored() {
             &request,
             &overrides,
             CAP,
+            &Unlimited,
         )
         .unwrap()
         {

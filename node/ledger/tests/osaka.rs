@@ -10,7 +10,7 @@ use alloy_consensus::{Header, TxEip1559};
 use alloy_primitives::{Address, Bytes, TxKind, U256, address, hex};
 use axolotl_ledger::{
     Block, BlockAttributes, CallOutcome, CallRequest, ExecutionError, InvalidBlock, Rules,
-    StateOverride, StateOverrides, TransactionError, call, estimate_gas,
+    StateOverride, StateOverrides, TransactionError, Unlimited, call, estimate_gas,
 };
 use support::*;
 
@@ -54,6 +54,7 @@ fn run(chain: &TestChain, code: &[u8], input: &[u8]) -> CallOutcome {
         &request,
         &overrides,
         CALL_GAS,
+        &Unlimited,
     )
     .unwrap()
 }
@@ -150,6 +151,7 @@ fn p256_signatures_are_verified_at_0x100() {
                 &request,
                 &none,
                 CALL_GAS,
+                &Unlimited,
             )
             .unwrap(),
         )
@@ -282,7 +284,8 @@ fn a_transaction_asks_for_16_777_216_gas_at_most() {
             &osaka.state,
             &request,
             &StateOverrides::new(),
-            CALL_GAS
+            CALL_GAS,
+            &Unlimited,
         ),
         Ok(CallOutcome::Success { .. })
     ));
@@ -299,6 +302,7 @@ fn a_transaction_asks_for_16_777_216_gas_at_most() {
         &request,
         &overrides,
         CALL_GAS,
+        &Unlimited,
     )
     .unwrap_err();
     assert_eq!(
@@ -360,6 +364,7 @@ fn a_block_follows_the_rules_of_its_own_time_stamp() {
             &request,
             &overrides,
             CALL_GAS,
+            &Unlimited,
         )
         .unwrap();
         assert_eq!(matches!(outcome, CallOutcome::Success { .. }), known);

@@ -26,7 +26,7 @@ mod timers;
 mod worker;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,10 +34,11 @@ use std::{
 use alloy_primitives::Bytes;
 use axolotl_common::{
     Epoch, Hash, Height, KeyPair, PublicKey, Round, SignedRecord, VolumeId,
+    membership::MAX_MEMBERS,
     recovery::SealNote,
     registry_api::{Order, RecoveryAnswer},
 };
-use axolotl_consensus::{HeightStart, SignedVote};
+use axolotl_consensus::{HeightStart, ProposalFault, SignedVote};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -134,6 +135,8 @@ pub struct EngineStatus {
     pub sealed: Option<Epoch>,
     /// Validators that this process saw sign two things in one place; as many as a record may name.
     pub misbehaving: BTreeSet<PublicKey>,
+    /// Proposals that this process could not vote for, by validator; as many as a record may name.
+    pub faults: BTreeMap<PublicKey, ProposalFaults>,
     /// Since when there is work that no block has taken up.
     pub work_since: Option<Instant>,
     /// When votes last decided a block in this process.
@@ -142,6 +145,28 @@ pub struct EngineStatus {
     pub asks_for_votes: bool,
     /// A height above ours that an authenticated message spoke of.
     pub behind: Option<Height>,
+}
+
+/// Proposals of one validator that this process could not vote for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProposalFaults {
+    /// Blocks that were not valid.
+    pub invalid: u64,
+    /// Blocks whose execution did not end within their round.
+    pub not_in_time: u64,
+}
+
+impl EngineStatus {
+    fn note_fault(&mut self, proposer: PublicKey, fault: ProposalFault) {
+        if self.faults.len() >= MAX_MEMBERS && !self.faults.contains_key(&proposer) {
+            return;
+        }
+        let faults = self.faults.entry(proposer).or_default();
+        match fault {
+            ProposalFault::Invalid => faults.invalid += 1,
+            ProposalFault::NotInTime => faults.not_in_time += 1,
+        }
+    }
 }
 
 /// What the engine is made of.

@@ -8,7 +8,7 @@ mod recovery;
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,7 +28,7 @@ use super::{
     recovery::promises::Kept,
     since,
     timers::Timers,
-    worker::{Done, Job},
+    worker::{Control, Done, Job},
 };
 use crate::{
     mempool::Mempool,
@@ -52,6 +52,9 @@ pub(super) struct Runner {
     start: Instant,
     key: PublicKey,
     work: bool,
+    /// The build and the check under way, to cancel them by.
+    build: Option<((Height, Round), Arc<Control>)>,
+    check: Option<(Hash, Arc<Control>)>,
     record: PendingRecord,
     /// When the record that waits is told again.
     record_due: Duration,
@@ -106,6 +109,7 @@ impl Runner {
             unfit: parts.unfit.clone(),
             sealed: None,
             misbehaving: BTreeSet::new(),
+            faults: BTreeMap::new(),
             asks_for_votes: false,
             work_since: None,
             last_decided: None,
@@ -122,6 +126,8 @@ impl Runner {
             start: Instant::now(),
             key,
             work: false,
+            build: None,
+            check: None,
             record: PendingRecord::default(),
             record_due: IDLE,
             unfit: parts.unfit,
@@ -261,11 +267,13 @@ impl Runner {
             }
             Done::Checked {
                 height,
+                round,
                 block,
                 verdict,
             } => {
                 self.input(Input::Checked {
                     height,
+                    round,
                     block,
                     verdict,
                 })

@@ -5,11 +5,12 @@
 //! engine, which never waits for an execution.
 
 mod foreign;
+mod limits;
 
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use alloy_primitives::{Address, B256, keccak256};
@@ -18,15 +19,17 @@ use axolotl_common::{
 };
 use axolotl_consensus::Verdict;
 use axolotl_ledger::{
-    Block, BlockAttributes, ExecutedBlock, ExecutionError, FlatState, TransactionError, Tx,
-    TxSource, next_base_fee,
+    Block, BlockAttributes, ExecutedBlock, ExecutionError, FlatState, TimeLimit, Tx, Unlimited,
+    next_base_fee, read_header,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use self::limits::{BuildLimit, Timed};
+pub(super) use self::limits::{CheckLimit, Control};
 use crate::{
     chain_sync::ApplyError,
-    mempool::{Mempool, SenderState},
+    mempool::{InterruptReason, Mempool, SenderState},
     network::SyncBlock,
     storage::{ActivateError, Activated, Chain, Head, StageError, StorageError},
 };
@@ -34,11 +37,12 @@ use crate::{
 /// Jobs that may wait for the thread. The engine waits for room beyond that: it has at most a
 /// handful under way.
 pub(super) const JOB_QUEUE: usize = 64;
-/// Time that filling a block may take: beyond it the block is closed as it is, so that validators
-/// have time to execute it within a round.
-const BUILD_TIME_MAX: Duration = Duration::from_millis(150);
-/// Executed blocks kept for the commit of one height; honest rounds need one or two.
+/// Executed blocks kept for later rounds and the commit of one height; honest rounds need one or two.
 const EXECUTED_MAX: usize = 8;
+/// Attempts of a transaction whose storage is read meanwhile, each of which reads some 100,000 slots.
+const READ_ATTEMPTS_MAX: u32 = 64;
+/// Transactions with such attempts that are remembered; the first by hash gives way.
+const READ_ATTEMPTS_REMEMBERED: usize = 1_024;
 /// How far ahead of the local clock the time stamp of a proposed block may be, seconds.
 const CLOCK_AHEAD_MAX_S: u64 = 15;
 
@@ -50,17 +54,25 @@ pub(super) enum Job {
         height: Height,
         /// Round that it is for.
         round: Round,
+        /// Time that executing its transactions may take.
+        budget: Duration,
         /// The planned record that waits for a block; left out if no block may carry it any more.
         record: Option<Bytes>,
+        /// Cancels it.
+        control: Arc<Control>,
     },
     /// Execute a proposed block as for a prevote.
     Check {
         /// Height of the block.
         height: Height,
+        /// Round that it was asked for.
+        round: Round,
         /// Its hash.
         block: Hash,
         /// Its encoding.
         bytes: Bytes,
+        /// How long it may take.
+        limit: CheckLimit,
     },
     /// Store a decided block.
     Commit {
@@ -111,10 +123,12 @@ pub(super) enum Done {
         /// Its encoding.
         bytes: Bytes,
     },
-    /// A block was executed.
+    /// A block was executed, or not to its end.
     Checked {
         /// Height of the block.
         height: Height,
+        /// Round that it was asked for.
+        round: Round,
         /// Its hash.
         block: Hash,
         /// What came out.
@@ -140,8 +154,22 @@ pub(super) struct Worker {
     pub(super) mempool: Mempool,
     pub(super) key: PublicKey,
     pub(super) done: mpsc::Sender<Done>,
-    /// Blocks executed on top of the tip, by hash.
+    /// Blocks executed on top of `basis`, by hash.
     executed: BTreeMap<B256, ExecutedBlock>,
+    /// What the executed blocks stand on: the block below, and the record of the epoch that governs, for
+    /// both decide whether a block is valid.
+    basis: Option<Basis>,
+    /// Blocks of this height that were built here with a heavy transaction.
+    heavy: BTreeMap<B256, B256>,
+    /// Attempts of transactions whose storage was not read yet.
+    reading: BTreeMap<B256, u32>,
+}
+
+/// What a block is executed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Basis {
+    parent: B256,
+    record: Hash,
 }
 
 /// Why the thread gives up.
@@ -153,11 +181,14 @@ enum Refusal {
     Invalid(String),
     /// The state could not be read.
     State(String),
+    /// It was not executed to its end, or it is early by this node's clock.
+    NotYet,
 }
 
 impl From<ExecutionError> for Refusal {
     fn from(error: ExecutionError) -> Self {
         match error {
+            ExecutionError::Interrupted => Self::NotYet,
             ExecutionError::State(error) => Self::State(error.to_string()),
             error => Self::Invalid(error.to_string()),
         }
@@ -184,6 +215,9 @@ impl Worker {
             key,
             done,
             executed: BTreeMap::new(),
+            basis: None,
+            heavy: BTreeMap::new(),
+            reading: BTreeMap::new(),
         }
     }
 
@@ -194,13 +228,17 @@ impl Worker {
                 Job::Build {
                     height,
                     round,
+                    budget,
                     record,
-                } => self.build(height, round, record),
+                    control,
+                } => self.build((height, round), budget, record, &control),
                 Job::Check {
                     height,
+                    round,
                     block,
                     bytes,
-                } => self.check(height, block, &bytes),
+                    limit,
+                } => self.check((height, round), block, &bytes, &limit),
                 Job::Commit { certificate, bytes } => self.commit(certificate, &bytes),
                 Job::Apply { blocks, reply } => self.apply(&blocks, reply),
                 Job::Activate {
@@ -233,10 +271,17 @@ impl Worker {
         self.chain.tip().height().next()
     }
 
-    fn build(&mut self, height: Height, round: Round, record: Option<Bytes>) -> Result<(), Fatal> {
-        if self.next_height() != height {
+    fn build(
+        &mut self,
+        (height, round): (Height, Round),
+        budget: Duration,
+        record: Option<Bytes>,
+        control: &Control,
+    ) -> Result<(), Fatal> {
+        if self.next_height() != height || control.is_cancelled() {
             return Ok(());
         }
+        self.rebase();
         let tip = self.chain.tip();
         let base_fee = base_fee_above(&self.chain);
         let attributes = BlockAttributes {
@@ -244,16 +289,25 @@ impl Worker {
             builder: self.key,
             requests: record.into_iter().map(Into::into).collect(),
         };
-        let mut source = Closing {
-            inner: self.mempool.best(base_fee),
-            closes: Instant::now() + BUILD_TIME_MAX,
-        };
-        let built = match self.chain.build(attributes, &mut source) {
+        let limit = BuildLimit::new(control, budget);
+        let most = axolotl_consensus::build_budget(&self.chain.spec().genesis.axolotl().timing);
+        let pool = self.mempool.best(base_fee);
+        let mut source = Timed::new(pool, &self.mempool, &limit, (budget, most));
+        let built = match self.chain.build(attributes, &mut source, &limit) {
             Ok(built) => built,
             Err(ExecutionError::State(error)) => return Err(Fatal(error.to_string())),
+            Err(ExecutionError::Interrupted) => return Ok(()), // cancelled
             Err(error) => return Err(Fatal(format!("a block of our own is invalid: {error}"))),
         };
+        let (heavy, unread) = (source.heavy, std::mem::take(&mut source.unread));
+        for hash in unread {
+            self.note_reading(hash);
+        }
         let (block, bytes) = (Hash(built.hash.0), built.bytes.clone().0);
+        let included = |hash: &B256| built.block.transactions.iter().any(|tx| tx.hash() == *hash);
+        if let Some(heavy) = heavy.filter(included) {
+            self.heavy.insert(built.hash, heavy);
+        }
         self.keep(built);
         self.answer(Done::Built {
             height,
@@ -264,26 +318,49 @@ impl Worker {
         Ok(())
     }
 
-    fn check(&mut self, height: Height, block: Hash, bytes: &[u8]) -> Result<(), Fatal> {
-        if self.next_height() != height {
+    /// Counts the attempts of a transaction whose storage is being read.
+    fn note_reading(&mut self, hash: B256) {
+        let attempts = self.reading.entry(hash).or_default();
+        *attempts += 1;
+        if *attempts >= READ_ATTEMPTS_MAX {
+            self.reading.remove(&hash);
+            self.mempool.set_aside(&hash, InterruptReason::StateSize);
+        }
+        if self.reading.len() > READ_ATTEMPTS_REMEMBERED {
+            self.reading.pop_first();
+        }
+    }
+
+    fn check(
+        &mut self,
+        (height, round): (Height, Round),
+        block: Hash,
+        bytes: &[u8],
+        limit: &CheckLimit,
+    ) -> Result<(), Fatal> {
+        if self.next_height() != height || limit.control.is_cancelled() {
             return Ok(());
         }
-        let verdict = match self.execute(bytes, Some(unix_now_s() + CLOCK_AHEAD_MAX_S)) {
-            Ok(executed) if executed.hash.0 != block.0 => {
-                Verdict::Invalid("hash and bytes differ".into())
+        self.rebase();
+        let verdict = if self.executed.contains_key(&B256::from(block.0)) {
+            Verdict::Valid
+        } else {
+            match self.execute(bytes, limit) {
+                Ok(executed) if executed.hash.0 != block.0 => {
+                    Verdict::Invalid("hash and bytes differ".into())
+                }
+                Ok(executed) => {
+                    self.keep(executed);
+                    Verdict::Valid
+                }
+                Err(Refusal::State(error)) => return Err(Fatal(error)),
+                Err(Refusal::Invalid(reason)) => Verdict::Invalid(reason),
+                Err(Refusal::NotYet) => Verdict::NotYet,
             }
-            Ok(executed) => {
-                self.keep(executed);
-                Verdict::Valid
-            }
-            Err(Refusal::State(error)) => return Err(Fatal(error)),
-            Err(Refusal::Invalid(reason)) => Verdict::Invalid(reason),
         };
-        if let Verdict::Invalid(reason) = &verdict {
-            tracing::warn!(%height, %block, %reason, "a proposed block is invalid; voting nil");
-        }
         self.answer(Done::Checked {
             height,
+            round,
             block,
             verdict,
         });
@@ -297,18 +374,52 @@ impl Worker {
         self.executed.insert(executed.hash, executed);
     }
 
-    /// Decodes and executes a block on top of the tip. `latest` bounds its time stamp.
-    fn execute(&self, bytes: &[u8], latest: Option<u64>) -> Result<ExecutedBlock, Refusal> {
+    /// Forgets the blocks that were executed on something else than what the next one stands on.
+    fn rebase(&mut self) {
+        let tip = self.chain.tip();
+        let basis = Some(Basis {
+            parent: tip.hash,
+            record: tip.validators.record_hash(),
+        });
+        if self.basis != basis {
+            self.basis = basis;
+            self.executed.clear();
+            self.heavy.clear();
+        }
+    }
+
+    /// Executes a proposed block on top of the tip. One that only its proposer stands behind must not be
+    /// early by this node's clock.
+    fn execute(&self, bytes: &[u8], limit: &CheckLimit) -> Result<ExecutedBlock, Refusal> {
+        let latest = unix_now_s() + CLOCK_AHEAD_MAX_S;
+        let header = read_header(bytes).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        if limit.is_limited() && header.timestamp > latest {
+            tracing::warn!(
+                height = header.number,
+                timestamp = header.timestamp,
+                latest,
+                "a proposed block is more than {CLOCK_AHEAD_MAX_S} s ahead of this node's clock; not voting for it now: check the clocks"
+            );
+            return Err(Refusal::NotYet);
+        }
+        self.execute_with(bytes, limit)
+    }
+
+    /// Executes a block on top of the tip.
+    fn execute_with(&self, bytes: &[u8], limit: &dyn TimeLimit) -> Result<ExecutedBlock, Refusal> {
         let lookup = |hash: &B256| self.mempool.get(hash);
         let block = Block::decode(bytes, self.chain.spec().chain.id, &lookup)
             .map_err(|error| Refusal::Invalid(error.to_string()))?;
-        if let Some(latest) = latest.filter(|latest| block.header.timestamp > *latest) {
-            return Err(Refusal::Invalid(format!(
-                "its time stamp {} is more than {CLOCK_AHEAD_MAX_S} s ahead of this node's clock, which allows up to {latest}",
-                block.header.timestamp
-            )));
+        Ok(self.chain.execute(block, limit)?)
+    }
+
+    /// The executed form of a block that is final: as it was executed for a vote, or executed now.
+    fn finalised(&mut self, block: &B256, bytes: &[u8]) -> Result<ExecutedBlock, Refusal> {
+        self.rebase();
+        match self.executed.remove(block) {
+            Some(executed) => Ok(executed),
+            None => self.execute_with(bytes, &Unlimited),
         }
-        Ok(self.chain.execute(block)?)
     }
 
     fn commit(&mut self, certificate: CommitCertificate, bytes: &[u8]) -> Result<(), Fatal> {
@@ -333,28 +444,39 @@ impl Worker {
             self.answer(Done::Conflict(why.clone()));
             return Err(Fatal(why));
         }
-        let executed = match self.executed.remove(&B256::from(certificate.block.0)) {
-            Some(executed) => executed,
-            None => match self.execute(bytes, None) {
-                Ok(executed) if executed.hash.0 == certificate.block.0 => executed,
-                Ok(executed) => {
-                    return Err(Fatal(format!(
-                        "decided {} but executed {}",
-                        certificate.block, executed.hash
-                    )));
-                }
-                Err(Refusal::Invalid(reason) | Refusal::State(reason)) => {
-                    return Err(Fatal(format!(
-                        "the decided block {} cannot be executed: {reason}",
-                        certificate.block
-                    )));
-                }
-            },
+        let executed = match self.finalised(&B256::from(certificate.block.0), bytes) {
+            Ok(executed) if executed.hash.0 == certificate.block.0 => executed,
+            Ok(executed) => {
+                return Err(Fatal(format!(
+                    "decided {} but executed {}",
+                    certificate.block, executed.hash
+                )));
+            }
+            Err(Refusal::Invalid(reason) | Refusal::State(reason)) => {
+                return Err(Fatal(format!(
+                    "the decided block {} cannot be executed: {reason}",
+                    certificate.block
+                )));
+            }
+            Err(Refusal::NotYet) => {
+                return Err(Fatal("an execution without a limit was interrupted".into()));
+            }
         };
+        self.blame_heavy(&executed.hash);
         let transactions = executed.block.transactions.clone();
         self.chain.append(executed, certificate)?;
-        self.executed.clear();
         self.publish(&transactions, true)
+    }
+
+    /// Heavy transactions of blocks that this node built and that were not decided had their last
+    /// attempt: the others may not have executed them in time.
+    fn blame_heavy(&mut self, decided: &B256) {
+        for (block, transaction) in std::mem::take(&mut self.heavy) {
+            if block != *decided {
+                let reason = InterruptReason::BlockNotDecided;
+                self.mempool.interrupted(&transaction, reason);
+            }
+        }
     }
 
     /// Makes what was appended durable and visible, and tells everybody.
@@ -378,30 +500,6 @@ impl Worker {
 /// Base fee of the block above the head, wei.
 pub(crate) fn base_fee_above(chain: &Chain) -> u64 {
     next_base_fee(&chain.head().header, chain.spec().base_fee_floor)
-}
-
-/// Hands out transactions until a moment in time.
-struct Closing<S> {
-    inner: S,
-    closes: Instant,
-}
-
-impl<S: TxSource> TxSource for Closing<S> {
-    fn next(&mut self) -> Option<Tx> {
-        if Instant::now() < self.closes {
-            self.inner.next()
-        } else {
-            None
-        }
-    }
-
-    fn skip_sender(&mut self, tx: &Tx, why: &str) {
-        self.inner.skip_sender(tx, why);
-    }
-
-    fn discard(&mut self, tx: &Tx, why: &TransactionError) {
-        self.inner.discard(tx, why);
-    }
 }
 
 /// Nonce and balance of an account, as the pool wants them. An account that cannot be read is

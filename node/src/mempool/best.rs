@@ -15,7 +15,7 @@ use std::{
 };
 
 use alloy_primitives::Address;
-use axolotl_ledger::{TransactionError, Tx, TxSource};
+use axolotl_ledger::{Interruption, TransactionError, Tx, TxSource};
 
 use super::{
     pool::Pool,
@@ -193,6 +193,12 @@ impl TxSource for BestTransactions {
         self.last.take_if(|last| last.sender() == tx.sender());
         self.skipped.insert(tx.sender());
         lock(&self.pool).remove(&tx.hash());
+    }
+
+    /// Leaves the sender out for this block; what becomes of the transaction is for whoever set the limit.
+    fn interrupted(&mut self, tx: &Tx, _why: Interruption) {
+        self.last.take_if(|last| last.sender() == tx.sender());
+        self.skipped.insert(tx.sender());
     }
 }
 

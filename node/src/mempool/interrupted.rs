@@ -29,6 +29,10 @@ pub enum InterruptReason {
         /// The time that it had.
         limit: Duration,
     },
+    /// The block with it was not decided: other validators may not have executed it in time.
+    BlockNotDecided,
+    /// It changes storage that is too large to be read in the time of a block, again and again.
+    StateSize,
 }
 
 impl InterruptReason {
@@ -36,6 +40,8 @@ impl InterruptReason {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::ExecutionTime { .. } => "execution-time",
+            Self::BlockNotDecided => "block-not-decided",
+            Self::StateSize => "state-size",
         }
     }
 }
@@ -49,6 +55,10 @@ impl std::fmt::Display for InterruptReason {
                     "its execution did not end within {} ms",
                     limit.as_millis()
                 )
+            }
+            Self::BlockNotDecided => f.write_str("the validators did not decide the block with it"),
+            Self::StateSize => {
+                f.write_str("it changes more storage than could be read in the time of a block")
             }
         }
     }

@@ -116,9 +116,7 @@ impl Driver {
         if known.is_none() {
             let held = current.core.held_blocks();
             let state = BodyState::Unchecked;
-            current
-                .bodies
-                .insert(proposal.block, bytes, state, &held);
+            current.bodies.insert(proposal.block, bytes, state, &held);
         }
         if let Some(body) = current.bodies.get_mut(&proposal.block) {
             body.propose(proposed);

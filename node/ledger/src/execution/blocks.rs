@@ -1,17 +1,19 @@
 //! Building and executing blocks.
 
+use std::time::Duration;
+
 use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Header, Transaction as _};
 use alloy_eips::{eip2935::HISTORY_STORAGE_ADDRESS, eip4788::BEACON_ROOTS_ADDRESS};
 use alloy_primitives::{Address, B64, B256, Bytes, U256, keccak256};
 use alloy_rlp::Encodable;
 use alloy_trie::EMPTY_ROOT_HASH;
 use axolotl_common::{PublicKey, limits::MIN_TRANSACTION_GAS};
-use revm::{ExecuteCommitEvm, ExecuteEvm, SystemCallCommitEvm};
+use revm::{ExecuteCommitEvm, ExecuteEvm, SystemCallCommitEvm, state::EvmState};
 
 use super::{
-    BlockAttributes, ExecutedBlock, ExecutionError, InvalidBlock, TxSource,
+    BlockAttributes, ExecutedBlock, ExecutionError, Interruption, InvalidBlock, TxSource,
     database::BlockState,
-    deadline::{Evm, TimeLimit},
+    deadline::{Evm, TimeLimit, Unlimited},
     evm::{Refusal, block_env, cfg, evm, refusal, tx_env},
     records::{Governance, check_requests, requests_of},
 };
@@ -20,14 +22,17 @@ use crate::{
     block::{Block, beneficiary_of, builder_of, requests_hash},
     genesis::ChainSpec,
     receipts::{Receipt, log_bytes, receipts_root_and_bloom},
-    state::{FlatState, RootCache, StateDiff, StateError},
+    state::{FlatState, RootCache, StateDiff, StateError, account_key, slot_key},
     transaction::{Transaction, TransactionError, Tx},
 };
 
+/// Leaves of storage that the state root reads without being counted: some milliseconds.
+const FREE_LEAVES: u64 = 2_048;
+
 /// Builds the block after `parent`: `state` and `roots` are those after `parent`, `governance` says
 /// under whom it stands. A request that the block cannot hold is left out; a record that is due is put
-/// in. When the time that `limit` gives is over, the block is closed as it is, without the transaction
-/// that was being executed; see [`TxSource::interrupted`].
+/// in. A transaction that does not end in the time that `limit` gives is left out, see
+/// [`TxSource::interrupted`]; `txs` says when the block is to be closed.
 ///
 /// # Errors
 /// When the attributes do not follow the parent, or the state cannot be read.
@@ -56,7 +61,8 @@ pub fn build_block(
     let mut room = spec.max_transactions_bytes();
     let mut run = Run::start(spec, &header, state, limit)?;
     let mut transactions = Vec::new();
-    while run.gas_left() >= MIN_TRANSACTION_GAS && !run.evm.ctx.chain.is_over() {
+    run.reads = Some((roots, state));
+    while run.gas_left() >= MIN_TRANSACTION_GAS {
         let Some(tx) = txs.next() else { break };
         let size = tx.encoded_len();
         if size > room {
@@ -81,14 +87,15 @@ pub fn build_block(
             Err(Refusal::Transaction(why)) if why.is_final() => txs.discard(&tx, &why),
             Err(Refusal::Transaction(why)) => txs.skip_sender(&tx, &why.to_string()),
             Err(Refusal::State(error)) => return Err(error.into()),
-            Err(Refusal::Interrupted) => {
-                txs.interrupted(&tx);
-                break;
+            Err(Refusal::Interrupted) => txs.interrupted(&tx, Interruption::Execution),
+            Err(Refusal::StateNotRead(storages)) => {
+                prepare(&storages, state, roots, limit)?;
+                txs.interrupted(&tx, Interruption::State);
             }
         }
     }
     let draft = Block::new(header, transactions, requests);
-    finish(draft, run, state, roots)
+    finish(draft, run, state, roots, &Unlimited)
 }
 
 /// Executes a block on top of `parent` and compares all that follows with its header: `state` and
@@ -164,10 +171,12 @@ pub fn execute_block(
                 return Err(InvalidBlock::Transaction { index, hash, why }.into());
             }
             Err(Refusal::State(error)) => return Err(error.into()),
-            Err(Refusal::Interrupted) => return Err(ExecutionError::Interrupted),
+            Err(Refusal::Interrupted | Refusal::StateNotRead(_)) => {
+                return Err(ExecutionError::Interrupted);
+            }
         }
     }
-    let executed = finish(draft, run, state, roots)?;
+    let executed = finish(draft, run, state, roots, limit)?;
     compare(&found, &executed.block.header)?;
     Ok(executed)
 }
@@ -272,6 +281,8 @@ struct Run<'a> {
     max_log_bytes: Option<u64>,
     log_bytes: u64,
     receipts: Vec<Receipt>,
+    /// Cache of roots and state, where the root's cost counts against the time limit of each transaction.
+    reads: Option<(&'a RootCache, &'a dyn FlatState)>,
 }
 
 impl<'a> Run<'a> {
@@ -294,6 +305,7 @@ impl<'a> Run<'a> {
             max_log_bytes: spec.max_log_bytes,
             log_bytes: 0,
             receipts: Vec::new(),
+            reads: None,
         };
         let beacon_root = header.parent_beacon_block_root.unwrap_or_default();
         run.system_call(BEACON_ROOTS_ADDRESS, beacon_root)?;
@@ -310,7 +322,9 @@ impl<'a> Run<'a> {
         match done.map_err(|error| refusal(error, &self.evm, self.base_fee)) {
             Ok(_) | Err(Refusal::Transaction(_)) => Ok(()),
             Err(Refusal::State(error)) => Err(error.into()),
-            Err(Refusal::Interrupted) => Err(ExecutionError::Interrupted),
+            Err(Refusal::Interrupted | Refusal::StateNotRead(_)) => {
+                Err(ExecutionError::Interrupted)
+            }
         }
     }
 
@@ -320,6 +334,7 @@ impl<'a> Run<'a> {
 
     /// Executes one transaction whose gas limit is not above [`Run::gas_left`].
     fn transact(&mut self, tx: &Transaction) -> Result<Included, Refusal> {
+        self.evm.ctx.chain.restart();
         let executed = self
             .evm
             .transact(tx_env(tx))
@@ -337,6 +352,7 @@ impl<'a> Run<'a> {
         {
             return Ok(Included::LogsDoNotFit { bytes, limit });
         }
+        self.reserve_root(&executed.state)?;
         self.evm.commit(executed.state);
         self.log_bytes += bytes;
         self.gas_used += gas_used;
@@ -356,10 +372,56 @@ impl<'a> Run<'a> {
         Ok(Included::Yes)
     }
 
+    /// Reserves time for the state root, where the transaction changes storage that has to be read whole.
+    fn reserve_root(&self, changed: &EvmState) -> Result<(), Refusal> {
+        let Some((roots, state)) = self.reads else {
+            return Ok(());
+        };
+        let mut estimate = roots.start_estimate(state);
+        let mut storages = Vec::new();
+        for (address, account) in changed {
+            let slots = account.storage.iter().filter(|(_, slot)| slot.is_changed());
+            let mut slots = slots.map(|(slot, _)| slot_key(slot)).peekable();
+            if slots.peek().is_none() {
+                continue;
+            }
+            let key = account_key(address);
+            for slot in slots {
+                estimate.slot(&key, &slot)?;
+            }
+            storages.push(key);
+        }
+        let cost = estimate.cost();
+        if cost.slots <= FREE_LEAVES {
+            return Ok(());
+        }
+        if !self.evm.ctx.chain.has(cost.time()) {
+            return Err(Refusal::StateNotRead(storages));
+        }
+        self.evm.ctx.chain.reserve(cost.time());
+        Ok(())
+    }
+
     fn finish(self) -> (u64, Vec<Receipt>, StateDiff) {
         let diff = self.evm.ctx.journaled_state.database.into_diff();
         (self.gas_used, self.receipts, diff)
     }
+}
+
+/// Reads storage tries as far as the time allows. Returns whether all of them are there.
+fn prepare<'a>(
+    storages: impl IntoIterator<Item = &'a B256>,
+    state: &dyn FlatState,
+    roots: &RootCache,
+    limit: &dyn TimeLimit,
+) -> Result<bool, StateError> {
+    let mut go_on = || limit.left() != Some(Duration::ZERO);
+    for storage in storages {
+        if !roots.prepare(state, storage, &mut go_on)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Completes the header of a block that was executed.
@@ -368,8 +430,12 @@ fn finish(
     run: Run<'_>,
     state: &dyn FlatState,
     roots: &RootCache,
+    limit: &dyn TimeLimit,
 ) -> Result<ExecutedBlock, ExecutionError> {
     let (gas_used, receipts, mut diff) = run.finish();
+    if limit.left().is_some() && !prepare(diff.storage.keys(), state, roots, limit)? {
+        return Err(ExecutionError::Interrupted);
+    }
     let transactions_root = draft.transactions_root();
     let (receipts_root, logs_bloom) = receipts_root_and_bloom(&receipts);
     let delta = roots

@@ -50,7 +50,7 @@ pub fn call(
     match session.run(gas) {
         Ok(tried) => Ok(tried.outcome),
         Err(Refusal::State(error)) => Err(error.into()),
-        Err(Refusal::Interrupted) => Err(CallError::Interrupted),
+        Err(Refusal::Interrupted | Refusal::StateNotRead(_)) => Err(CallError::Interrupted),
         Err(Refusal::Transaction(why)) => Err(CallError::Transaction { why, gas }),
     }
 }
@@ -217,7 +217,7 @@ impl<'a> Session<'a> {
         match self.run(gas) {
             Ok(tried) => Ok(Some(tried)),
             Err(Refusal::State(error)) => Err(error.into()),
-            Err(Refusal::Interrupted) => Err(CallError::Interrupted),
+            Err(Refusal::Interrupted | Refusal::StateNotRead(_)) => Err(CallError::Interrupted),
             Err(Refusal::Transaction(
                 TransactionError::IntrinsicGas { .. } | TransactionError::FloorDataGas { .. },
             )) => Ok(None),

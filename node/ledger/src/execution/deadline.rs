@@ -36,6 +36,9 @@ pub trait TimeLimit {
     /// Time left; zero when the execution is to stop now, `None` when there is no limit. Asked often,
     /// so it must be cheap.
     fn left(&self) -> Option<Duration>;
+
+    /// So much of the time will be needed for the state root.
+    fn reserve(&self, _time: Duration) {}
 }
 
 /// No limit: what is final, locked or adopted is executed to its end, however long that takes.
@@ -79,6 +82,21 @@ impl<'a> Meter<'a> {
     /// Whether the time is over.
     pub(super) fn is_over(&self) -> bool {
         self.limit.left() == Some(Duration::ZERO)
+    }
+
+    /// Whether so much time is left.
+    pub(super) fn has(&self, time: Duration) -> bool {
+        self.limit.left().is_none_or(|left| left >= time)
+    }
+
+    pub(super) fn reserve(&self, time: Duration) {
+        self.limit.reserve(time);
+    }
+
+    /// Begins another transaction.
+    pub(super) fn restart(&mut self) {
+        self.countdown = LOOK_INTERVAL;
+        self.interrupted = false;
     }
 
     /// Counts work; `true`: stop.
@@ -139,7 +157,7 @@ fn wrap<'a>(instructions: &mut EthInstructions<EthInterpreter, EvmContext<'a>>) 
     macro_rules! wrap {
         ($weight:expr => $($op:ident)*) => {
             $(table[usize::from(opcode::$op)] =
-                Instruction::new(limited::<'a, { opcode::$op }, { $weight }>);)*
+                Instruction::new(limited::<{ opcode::$op }, { $weight }>);)*
         };
     }
     // No loop goes on without a jump, and no code is long enough to take long without one, but for

@@ -2,7 +2,7 @@
 
 use alloy_consensus::{Header, Transaction as _};
 use alloy_eips::eip2930::AccessList;
-use alloy_primitives::U256;
+use alloy_primitives::{B256, U256};
 use revm::{
     context::{
         BlockEnv, CfgEnv, Context, Journal, TxEnv,
@@ -38,9 +38,8 @@ pub(super) fn evm<'a>(
     state: BlockState<'a>,
     limit: &'a dyn TimeLimit,
 ) -> Evm<'a> {
-    let context = Context::<BlockEnv, TxEnv, CfgEnv, _, Journal<BlockState<'a>>, ()>::new(
-        state, cfg.spec,
-    );
+    let context =
+        Context::<BlockEnv, TxEnv, CfgEnv, _, Journal<BlockState<'a>>, ()>::new(state, cfg.spec);
     limited_evm(
         context
             .with_cfg(cfg)
@@ -124,6 +123,8 @@ pub(super) enum Refusal {
     State(StateError),
     /// The time was over.
     Interrupted,
+    /// The tries of these storages are not in memory, and reading them takes longer than the time left.
+    StateNotRead(Vec<B256>),
 }
 
 /// Why `evm` did not execute the transaction that it holds.

@@ -51,15 +51,24 @@ pub trait TxSource {
     /// more for this block.
     fn skip_sender(&mut self, tx: &Tx, why: &str);
 
-    /// The time was over while the transaction just handed out was executed: it is not in the block,
-    /// and nothing more is asked for.
-    fn interrupted(&mut self, tx: &Tx);
+    /// The execution of the transaction just handed out did not end in its time: it is not in the block.
+    fn interrupted(&mut self, tx: &Tx, why: Interruption);
 
     /// The transaction just handed out can be in no block of the chain any more: give none of its sender
     /// for this block, and do not keep it.
     fn discard(&mut self, tx: &Tx, why: &TransactionError) {
         self.skip_sender(tx, &why.to_string());
     }
+}
+
+/// Why a transaction was left out of a block for want of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// Its execution did not end.
+    Execution,
+    /// It changes storage whose trie is not in memory, and reading that takes longer than the time that
+    /// was left. What could be read meanwhile is kept, so that the next attempt gets further.
+    State,
 }
 
 /// A block with everything that follows from it. Nothing of it is stored or applied yet.

@@ -24,8 +24,8 @@ use axolotl_common::{
 };
 use axolotl_ledger::{
     Block, BlockAttributes, ChainSpec, DueRecord, ExecutedBlock, ExecutionError, Governance,
-    MemoryState, RootCache, StateDiff, Transaction, TransactionError, Tx, TxSource, build_block,
-    execute_block,
+    Interruption, MemoryState, RootCache, StateDiff, Transaction, TransactionError, Tx, TxSource,
+    Unlimited, build_block, execute_block,
 };
 use serde_json::{Value, json};
 
@@ -146,6 +146,7 @@ impl TestChain {
             self.governance(),
             attributes,
             source,
+            &Unlimited,
         )
     }
 
@@ -158,6 +159,7 @@ impl TestChain {
             &self.roots,
             self.governance(),
             block,
+            &Unlimited,
         )
     }
 
@@ -223,7 +225,9 @@ pub fn builder() -> PublicKey {
 pub struct Queue {
     waiting: VecDeque<Tx>,
     pub skipped: Vec<(B256, String)>,
-    /// Those of them that no block can hold.
+    /// Those that did not end in time.
+    pub interrupted: Vec<(B256, Interruption)>,
+    /// Those of the skipped that no block can hold.
     pub discarded: Vec<(B256, TransactionError)>,
 }
 
@@ -249,6 +253,11 @@ impl TxSource for Queue {
     fn discard(&mut self, tx: &Tx, why: &TransactionError) {
         self.discarded.push((tx.hash(), why.clone()));
         self.skip_sender(tx, &why.to_string());
+    }
+
+    fn interrupted(&mut self, tx: &Tx, why: Interruption) {
+        self.interrupted.push((tx.hash(), why));
+        self.waiting.retain(|other| other.sender() != tx.sender());
     }
 }
 

@@ -1,13 +1,19 @@
 //! Effects of consensus, performed strictly in order.
 
-use std::sync::PoisonError;
+use std::{
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
 
 use alloy_primitives::Bytes;
-use axolotl_common::{PublicKey, membership::MAX_MEMBERS};
+use axolotl_common::{Height, PublicKey, Round, membership::MAX_MEMBERS};
 use axolotl_consensus::{Effect, LogEntry, Message};
 
 use super::Runner;
-use crate::engine::{EngineError, StatusFacts, since, worker::Job};
+use crate::engine::{
+    EngineError, StatusFacts, since,
+    worker::{CheckLimit, Job},
+};
 
 impl Runner {
     pub(super) async fn job(&self, job: Job) -> Result<(), EngineError> {
@@ -38,27 +44,70 @@ impl Runner {
                 Effect::Broadcast(message) => self.broadcast(&message),
                 Effect::SetTimer { id, after } => self.timers.set(id, since(self.start) + after),
                 Effect::CancelTimer(id) => self.timers.cancel(id),
-                Effect::BuildBlock { height, round } => {
+                Effect::BuildBlock {
+                    height,
+                    round,
+                    budget,
+                } => {
                     let record = self.record.request().cloned().map(Into::into);
+                    let control = Arc::default();
+                    self.build = Some(((height, round), Arc::clone(&control)));
                     self.job(Job::Build {
                         height,
                         round,
+                        budget,
                         record,
+                        control,
                     })
                     .await?;
                 }
+                Effect::CancelBuild { height, round } => {
+                    let this = |build: &mut ((Height, Round), _)| build.0 == (height, round);
+                    if let Some((_, control)) = self.build.take_if(this) {
+                        control.cancel();
+                    }
+                }
                 Effect::CheckBlock {
                     height,
+                    round,
                     block,
                     bytes,
+                    limit,
                     ..
                 } => {
+                    let control = Arc::default();
+                    self.check = Some((block, Arc::clone(&control)));
+                    let limit = CheckLimit {
+                        control,
+                        deadline: limit.map(|limit| Instant::now() + limit),
+                    };
                     self.job(Job::Check {
                         height,
+                        round,
                         block,
                         bytes,
+                        limit,
                     })
                     .await?;
+                }
+                Effect::LiftCheckLimit { block, .. } => {
+                    if let Some((_, control)) = self.check.as_ref().filter(|c| c.0 == block) {
+                        control.lift();
+                    }
+                }
+                Effect::CancelCheck { block, .. } => {
+                    if let Some((_, control)) = self.check.take_if(|check| check.0 == block) {
+                        control.cancel();
+                    }
+                }
+                Effect::ProposalFault { proposer, fault } => {
+                    tracing::warn!(
+                        %proposer, fault = fault.code(),
+                        "a validator proposed a block that this node could not vote for"
+                    );
+                    self.status.send_modify(|status| {
+                        status.note_fault(proposer, fault);
+                    });
                 }
                 Effect::Commit { certificate, bytes } => {
                     self.job(Job::Commit { certificate, bytes }).await?;

@@ -107,7 +107,7 @@ impl Worker {
                 certificate.height
             )));
         }
-        let executed = match self.execute(bytes, None) {
+        let executed = match self.finalised(&certificate.block.0.into(), bytes) {
             Ok(executed) if executed.hash.0 == certificate.block.0 => executed,
             Ok(_) => {
                 return Ok(Err(format!(
@@ -116,6 +116,9 @@ impl Worker {
                 )));
             }
             Err(Refusal::State(error)) => return Err(Fatal(error)),
+            Err(Refusal::NotYet) => {
+                return Err(Fatal("an execution without a limit was interrupted".into()));
+            }
             // The bytes may be garbage under a good certificate; if they are not, this node
             // disagrees with a quorum, which other peers' copies will show again.
             Err(Refusal::Invalid(reason)) => {

@@ -38,6 +38,8 @@ pub(super) const INTERRUPTED_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 1 + INT
 
 const STANDING_HEAVY: u8 = 0;
 const STANDING_EXECUTION_TIME: u8 = 1;
+const STANDING_BLOCK_NOT_DECIDED: u8 = 2;
+const STANDING_STATE_SIZE: u8 = 3;
 
 /// What one record of the journal holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +123,12 @@ pub(super) fn encode(salt: Salt, entry: &Entry, out: &mut Vec<u8>) {
                 Standing::Heavy => (STANDING_HEAVY, Duration::ZERO),
                 Standing::SetAside(InterruptReason::ExecutionTime { limit }) => {
                     (STANDING_EXECUTION_TIME, limit)
+                }
+                Standing::SetAside(InterruptReason::BlockNotDecided) => {
+                    (STANDING_BLOCK_NOT_DECIDED, Duration::ZERO)
+                }
+                Standing::SetAside(InterruptReason::StateSize) => {
+                    (STANDING_STATE_SIZE, Duration::ZERO)
                 }
             };
             let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -228,6 +236,8 @@ fn read_interrupted(body: &[u8]) -> Option<Interrupted> {
         standing: match *standing {
             STANDING_HEAVY => Standing::Heavy,
             STANDING_EXECUTION_TIME => Standing::SetAside(InterruptReason::ExecutionTime { limit }),
+        STANDING_BLOCK_NOT_DECIDED => Standing::SetAside(InterruptReason::BlockNotDecided),
+        STANDING_STATE_SIZE => Standing::SetAside(InterruptReason::StateSize),
             _ => return None,
         },
     })

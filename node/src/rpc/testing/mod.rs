@@ -19,7 +19,7 @@ use axolotl_common::{
     genesis::{DEV_CHAIN_ID, GenesisDocument, dev_genesis},
     registry_api::NodeSelfStatus,
 };
-use axolotl_ledger::{BlockAttributes, ChainSpec, Tx, state::account_key};
+use axolotl_ledger::{BlockAttributes, ChainSpec, Tx, Unlimited, state::account_key};
 use serde_json::{Value, json, value::RawValue};
 use tempfile::TempDir;
 
@@ -145,7 +145,11 @@ impl Fixture {
             requests: Vec::new(),
         };
         let block = chain
-            .build(attributes, &mut self.context.mempool.best(base_fee))
+            .build(
+                attributes,
+                &mut self.context.mempool.best(base_fee),
+                &Unlimited,
+            )
             .unwrap();
         let certificate = self.certify(Height(block.block.header.number), block.hash);
         let txs = block.block.transactions.clone();

@@ -8,7 +8,9 @@ use std::{
 
 use alloy_primitives::B256;
 use axolotl_common::{Hash, Height, recovery::Sets};
-use axolotl_ledger::{Block, ChainSpec, ExecutionError, RootCache, StateDiff, Transaction, Tx};
+use axolotl_ledger::{
+    Block, ChainSpec, ExecutionError, RootCache, StateDiff, Transaction, Tx, Unlimited,
+};
 use tokio::sync::watch;
 
 use super::{
@@ -244,12 +246,16 @@ fn replay(inner: &Inner, progress: &mut dyn FnMut(Replay)) -> Result<(), Storage
         let failed = |why: String| StorageError::Replay { height, why };
         restore_record(inner, &stored.block)?;
         let mut roots = inner.roots.write().unwrap_or_else(PoisonError::into_inner);
-        let executed = inner
-            .execute(&roots, stored.block)
-            .map_err(|error| match error {
-                ExecutionError::State(error) => StorageError::Fatal(error.to_string()),
-                ExecutionError::Invalid(why) => failed(why.to_string()),
-            })?;
+        let executed =
+            inner
+                .execute(&roots, stored.block, &Unlimited)
+                .map_err(|error| match error {
+                    ExecutionError::State(error) => StorageError::Fatal(error.to_string()),
+                    ExecutionError::Invalid(why) => failed(why.to_string()),
+                    interrupted @ ExecutionError::Interrupted => {
+                        StorageError::Fatal(interrupted.to_string())
+                    }
+                })?;
         if executed.hash != stored.hash {
             return Err(failed(format!("it gives block {}", executed.hash)));
         }

@@ -26,8 +26,8 @@ use axolotl_common::{
     recovery::{Ballot, Handover, Sets, check_acknowledgements, check_draft},
 };
 use axolotl_ledger::{
-    Block, ExecutedBlock, ExecutionError, RootCache, block::encode_record, check_members,
-    read_header,
+    Block, ExecutedBlock, ExecutionError, RootCache, Unlimited, block::encode_record,
+    check_members, read_header,
 };
 
 use super::{
@@ -453,9 +453,14 @@ impl Inner {
         }
         let block = Block::decode(bytes, self.spec.chain.id, &|_| None)
             .map_err(|error| fault(error.to_string()))?;
-        self.execute(roots, block).map_err(|error| match error {
+        // A quorum stands behind it: executed to its end, however long that takes.
+        let executed = self.execute(roots, block, &Unlimited);
+        executed.map_err(|error| match error {
             ExecutionError::State(error) => StorageError::Fatal(error.to_string()).into(),
             ExecutionError::Invalid(why) => fault(why.to_string()),
+            interrupted @ ExecutionError::Interrupted => {
+                StorageError::Fatal(interrupted.to_string()).into()
+            }
         })
     }
 }

@@ -15,7 +15,7 @@ use axolotl_common::{
     },
     votes::PolkaCertificate,
 };
-use axolotl_ledger::{BlockAttributes, ExecutedBlock, Tx};
+use axolotl_ledger::{BlockAttributes, ExecutedBlock, Tx, Unlimited};
 
 use super::{Chain, Replay, StorageOptions, testing::*};
 
@@ -71,7 +71,9 @@ pub(crate) fn built(chain: &Chain, txs: Vec<Tx>, requests: Vec<Bytes>) -> Execut
         builder: validator(),
         requests,
     };
-    chain.build(attributes, &mut List(txs.into())).unwrap()
+    chain
+        .build(attributes, &mut List(txs.into()), &Unlimited)
+        .unwrap()
 }
 
 /// Decides blocks up to a height by these votes.

@@ -4,7 +4,7 @@ use alloy_primitives::Bytes;
 use axolotl_common::{
     Epoch, EpochRecord, Hash, Member, membership::RecordKind, recovery::StatedLock,
 };
-use axolotl_ledger::block::encode_record;
+use axolotl_ledger::{Unlimited, block::encode_record};
 
 use super::{recovery_testing::*, testing::*, *};
 
@@ -233,7 +233,7 @@ fn a_crash_after_any_durable_step_leaves_a_chain_that_goes_on() {
     let staged = copied(dir.path());
     // The adopted block is logged and synced, with the record in it, and nothing more.
     let decoded = Block::decode(&block, CHAIN_ID.into(), &|_| None).unwrap();
-    let executed = chain.execute(decoded).unwrap();
+    let executed = chain.execute(decoded, &Unlimited).unwrap();
     let proof = BlockProof::Record(Box::new(record.clone()));
     chain.inner.log(&executed, &proof).unwrap();
     let written = copied(dir.path());
@@ -432,7 +432,7 @@ fn a_node_that_has_the_base_by_votes_takes_the_record_on_top() {
         let draft = draft(&chain, 5, succeeds, &[2, 3], &[2, 3, 6, 7], Some(lock));
         let record = sign(&chain, draft, &[2, 3, 6]);
         let decoded = Block::decode(&block, CHAIN_ID.into(), &|_| None).unwrap();
-        let executed = chain.execute(decoded).unwrap();
+        let executed = chain.execute(decoded, &Unlimited).unwrap();
         let certificate = decided(&chain, &executed, &[1, 2, 3]);
         chain.append(executed, certificate).unwrap();
         assert!(activated(chain.activate(&record, None)).is_none());

@@ -13,8 +13,8 @@ use axolotl_common::{
     genesis::{AxolotlGenesis, GenesisDocument},
 };
 use axolotl_ledger::{
-    Block, BlockAttributes, ChainSpec, FlatState, StateDiff, Transaction, Tx, TxSource,
-    state::account_key,
+    Block, BlockAttributes, ChainSpec, FlatState, Interruption, StateDiff, Transaction, Tx,
+    TxSource, Unlimited, state::account_key,
 };
 
 use super::{Chain, Replay, StorageOptions};
@@ -150,6 +150,10 @@ impl TxSource for List {
     fn skip_sender(&mut self, tx: &Tx, why: &str) {
         panic!("{:?} was refused: {why}", tx.hash());
     }
+
+    fn interrupted(&mut self, tx: &Tx, why: Interruption) {
+        panic!("{:?} was interrupted: {why:?}", tx.hash());
+    }
 }
 
 pub(crate) fn certificate(block: &Block) -> CommitCertificate {
@@ -175,7 +179,9 @@ pub(crate) fn append(chain: &Chain, txs: Vec<Tx>, requests: Vec<Bytes>) {
         requests,
     };
     let count = txs.len();
-    let built = chain.build(attributes, &mut List(txs.into())).unwrap();
+    let built = chain
+        .build(attributes, &mut List(txs.into()), &Unlimited)
+        .unwrap();
     assert_eq!(built.block.transactions.len(), count);
     let certificate = certificate(&built.block);
     chain.append(built, certificate).unwrap();

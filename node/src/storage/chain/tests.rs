@@ -8,7 +8,7 @@ use std::{
 
 use alloy_primitives::Address;
 use axolotl_common::{Epoch, EpochRecord, NodeId, VolumeId, membership::RecordKind};
-use axolotl_ledger::{Transaction, block::encode_record};
+use axolotl_ledger::{Transaction, Unlimited, block::encode_record};
 
 use super::{testing::*, *};
 
@@ -283,7 +283,7 @@ fn a_damaged_block_after_the_checkpoint_ends_the_replay() {
             let certificate = raw.proof.certificate().unwrap().clone();
             let block = Block::decode(&raw.block, CHAIN_ID.into(), &|_| None).unwrap();
             chain
-                .append(chain.execute(block).unwrap(), certificate)
+                .append(chain.execute(block, &Unlimited).unwrap(), certificate)
                 .unwrap();
             chain.publish().unwrap();
         }
@@ -358,10 +358,10 @@ fn only_the_next_block_is_taken() {
         requests: Vec::new(),
     };
     let one = chain
-        .build(attributes(), &mut List(block_txs(1).into()))
+        .build(attributes(), &mut List(block_txs(1).into()), &Unlimited)
         .unwrap();
     let other = chain
-        .build(attributes(), &mut List(Default::default()))
+        .build(attributes(), &mut List(Default::default()), &Unlimited)
         .unwrap();
     let (first, second) = (certificate(&one.block), certificate(&other.block));
     chain.append(one.clone(), first.clone()).unwrap();
@@ -427,7 +427,7 @@ fn after_a_failed_write_nothing_goes_on() {
         requests: Vec::new(),
     };
     let built = chain
-        .build(attributes, &mut List(block_txs(3).into()))
+        .build(attributes, &mut List(block_txs(3).into()), &Unlimited)
         .unwrap();
     let certificate = certificate(&built.block);
     let error = chain
@@ -502,7 +502,7 @@ fn catching_up_is_fast() {
             let certificate = raw.proof.certificate().unwrap().clone();
             let block = Block::decode(&raw.block, CHAIN_ID.into(), &|_| None).unwrap();
             chain
-                .append(chain.execute(block).unwrap(), certificate)
+                .append(chain.execute(block, &Unlimited).unwrap(), certificate)
                 .unwrap();
         }
         chain.publish().unwrap();

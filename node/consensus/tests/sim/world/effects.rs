@@ -112,7 +112,10 @@ impl World {
             Effect::CancelCheck { block, .. } => self.cancel_check(node, block),
             Effect::ProposalFault { proposer, fault } => {
                 self.log(format_args!("{node} finds {proposer} {}", fault.code()));
-                *self.tally.entry(format!("proposal {}", fault.code())).or_default() += 1;
+                *self
+                    .tally
+                    .entry(format!("proposal {}", fault.code()))
+                    .or_default() += 1;
             }
             Effect::Commit { certificate, bytes } => {
                 self.log(format_args!(

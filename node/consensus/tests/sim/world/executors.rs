@@ -84,7 +84,12 @@ impl World {
         if self.setup.mutant == Some(Mutant::VerdictKeptAcrossEpochs)
             && let Some(running) = self.nodes[node].running.as_mut()
         {
-            bytes = running.executor.built.entry(height).or_insert(bytes).clone();
+            bytes = running
+                .executor
+                .built
+                .entry(height)
+                .or_insert(bytes)
+                .clone();
         }
         let what = What::Build {
             height,
@@ -239,7 +244,8 @@ impl World {
             return;
         };
         let executor = &mut running.executor;
-        let of_block = |job: &&mut Job| matches!(&job.what, What::Check { block: of, .. } if *of == block);
+        let of_block =
+            |job: &&mut Job| matches!(&job.what, What::Check { block: of, .. } if *of == block);
         let first = executor.jobs.front().map(|job| job.number);
         let Some(job) = executor.jobs.iter_mut().find(of_block) else {
             return;
