@@ -191,13 +191,17 @@ async fn only_a_list_that_the_authority_signed_lets_a_stranger_in() -> anyhow::R
     let admitting = good(10, with());
     registry.change(|mind| mind.orders = vec![admitting.clone()]);
     stranger.gets_in(&node).await?;
-    ensure!(
-        lock(&registry.mind)
-            .answers
-            .iter()
-            .any(|answer| answer.number == 10 && answer.done),
-        "the order was not answered"
-    );
+    until("the order to be answered", async || {
+        let answers = lock(&registry.mind).answers.clone();
+        ensure!(
+            answers
+                .iter()
+                .any(|answer| answer.number == 10 && answer.done),
+            "{answers:?}"
+        );
+        Ok(())
+    })
+    .await?;
 
     // The next list revokes it, and the one before is played again.
     registry.change(|mind| mind.orders = vec![good(11, Vec::new())]);
