@@ -89,7 +89,11 @@ impl Stranger {
         let before = self.attempts()?;
         until("further attempts", async || {
             let attempts = self.attempts()?;
-            ensure!(attempts >= before + ATTEMPTS, "{attempts} after {before}");
+            let connected = self.network.connected();
+            ensure!(
+                attempts >= before + ATTEMPTS,
+                "{attempts} after {before}, connected to {connected:?}"
+            );
             Ok(())
         })
         .await?;
