@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 pub use self::{
     orders::{
-        ControlAnswer, MAX_ORDER_NUMBER, Order, PeerEntry, RecoveryAnswer, SignedOrder,
+        ControlAnswer, MAX_LISTED_PEERS, MAX_ORDER_NUMBER, MAX_PEER_ADDRESS_BYTES,
+        MAX_PEER_ADDRESSES, MAX_PEERS_ORDER_BYTES, Order, PeerEntry, RecoveryAnswer, SignedOrder,
         StagedDraft, Survey, control_path,
     },
     problem::{Problem, refuse_process},

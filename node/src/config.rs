@@ -4,7 +4,7 @@
 //! once; the process ends with exit code 2 then. A variable that is set to nothing counts as not
 //! set where a setting may be absent, and is a fault elsewhere: it is mostly a slip in a template.
 
-mod checks;
+pub(crate) mod checks;
 mod line;
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use axolotl_common::{NodeId, PublicKey, registry_api::Role};
+use axolotl_common::{Hash, NodeId, PublicKey, registry_api::Role};
 use clap::Args;
 
 pub use line::{Line, unknown_variables};
@@ -97,7 +97,7 @@ pub struct NodeArgs {
     /// The registry; unset: the node lives without one, from GENESIS_FILE and BOOTSTRAP_PEERS.
     #[arg(long, env = "REGISTRY_URL")]
     registry_url: Option<String>,
-    /// Ask the registry for other nodes: `true` or `false`.
+    /// Ask the registry for addresses of admitted nodes: `true` or `false`.
     #[arg(long, env = "AUTO_DISCOVER", default_value = "true")]
     auto_discover: Given<bool>,
     /// File with the token that admits a new key to the registry.
@@ -109,6 +109,10 @@ pub struct NodeArgs {
     /// Genesis document (geth's JSON with an `axolotl` object); `axolotl genesis make` writes one.
     #[arg(long, env = "GENESIS_FILE")]
     genesis_file: Option<OsString>,
+    /// SHA-256 of the genesis, as `axolotl genesis show` prints it: any other one is refused. Unset, the
+    /// first start believes whoever answers at REGISTRY_URL.
+    #[arg(long, env = "GENESIS_HASH")]
+    genesis_hash: Option<Given<Hash>>,
     /// Peer ids let in beside members and registered nodes, separated by commas: observers, where there
     /// is no registry.
     #[arg(long, env = "ALLOW_PEERS", value_delimiter = ',')]
@@ -160,7 +164,7 @@ impl FromStr for RoleName {
 pub struct RegistrySettings {
     /// Base URL without a trailing slash.
     pub url: String,
-    /// Whether to ask for other nodes.
+    /// Whether to ask for addresses of admitted nodes.
     pub auto_discover: bool,
     /// File with the join token.
     pub join_token_file: Option<PathBuf>,
@@ -189,6 +193,8 @@ pub struct Config {
     pub bootstrap_peers: Vec<String>,
     /// Genesis document.
     pub genesis_file: Option<PathBuf>,
+    /// Hash of the only genesis that is taken, if it is pinned.
+    pub genesis_hash: Option<Hash>,
     /// Peers let in beside members and registered nodes.
     pub allow_peers: Vec<PublicKey>,
     /// Role asked for.
@@ -302,9 +308,18 @@ impl NodeArgs {
                 format!("ADVERTISE_ADDR={host}: expected a host name or an address")
             });
         }
+        let genesis_hash = self.genesis_hash.as_ref();
+        let genesis_hash = genesis_hash.filter(|given| !given.text.is_empty());
+        let genesis_hash = genesis_hash.and_then(|given| {
+            let expected = "64 hexadecimal digits, as `axolotl genesis show` prints them";
+            faults.expect("GENESIS_HASH", given, expected)
+        });
+        if let Some(pinned) = genesis_hash {
+            faults.add(checks::kept_genesis_is(&self.data_dir, pinned));
+        }
         let genesis_file = path(self.genesis_file);
         match &genesis_file {
-            Some(path) => faults.add(checks::genesis_file(path)),
+            Some(path) => faults.add(checks::genesis_file(path, genesis_hash)),
             None if registry_url.is_none() => faults.add(checks::kept_genesis(&self.data_dir)),
             None => {}
         }
@@ -362,6 +377,7 @@ impl NodeArgs {
                 },
                 bootstrap_peers,
                 genesis_file,
+                genesis_hash,
                 allow_peers,
                 role: role?.0,
                 data_dir: self.data_dir.into(),
@@ -450,6 +466,8 @@ mod tests {
             "node1",
             "--genesis-file",
             "/nowhere/genesis.json",
+            "--genesis-hash",
+            "0x12",
             "--data-dir",
             "",
             "--advertise-addr",
@@ -472,6 +490,7 @@ mod tests {
             "ALLOW_PEERS",
             "BOOTSTRAP_PEERS",
             "GENESIS_FILE=/nowhere/genesis.json",
+            "GENESIS_HASH=0x12: expected 64 hexadecimal digits",
             "DATA_DIR",
             "ADVERTISE_ADDR",
             "LOG_FORMAT",
@@ -490,9 +509,11 @@ mod tests {
             "--node-id=",
             "--registry-url=http://registry:9090",
             "--join-token-file=",
+            "--genesis-hash=",
         ];
-        let registry = read(&line).unwrap().registry.unwrap();
-        assert_eq!(registry.join_token_file, None);
+        let config = read(&line).unwrap();
+        assert_eq!(config.genesis_hash, None);
+        assert_eq!(config.registry.unwrap().join_token_file, None);
         let line = [
             "--node-id=",
             "--genesis-file=",

@@ -13,7 +13,7 @@ use axolotl_common::{
     },
 };
 use reqwest::Method;
-use support::{Calls, TestRegistry, beat, key, now_ms, unhealthy_after, wait_for};
+use support::{Calls, TestRegistry, beat, key, now_ms, request, unhealthy_after, wait_for};
 
 async fn registry() -> (tempfile::TempDir, TestRegistry, Calls) {
     let dir = tempfile::tempdir().unwrap();
@@ -171,6 +171,42 @@ async fn orders_are_signed_and_their_numbers_grow_over_restarts() {
         fourth.number,
         third.number
     );
+    registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_peers_is_complete_and_comes_with_each_change_of_it() {
+    let (_dir, registry, api) = registry().await;
+    api.register_all(4).await;
+    let mut stream = api.signed_get(&key(1), "/control").send().await.unwrap();
+    let mut listed = async || match next_peers(&mut stream).await.order {
+        Order::Peers { peers } => peers,
+        other => panic!("{other:?}"),
+    };
+    let first = listed().await;
+    let keys: Vec<_> = first.iter().map(|entry| entry.public_key).collect();
+    assert_eq!(keys, [1, 2, 3, 4].map(|i| key(i).public()));
+    let peer_id = key(2).public().peer_id();
+    let full = |address: &str| format!("{address}/p2p/{peer_id}");
+    assert_eq!(first[1].multiaddrs, [full("/ip4/127.0.0.1/tcp/50052")]);
+
+    // A start that changes nothing brings no new list; one with other addresses does, and so does a newcomer.
+    let mut again = request(2);
+    again.incarnation = 2;
+    api.register(&key(2), &again).await;
+    again.incarnation = 3;
+    again.addresses = vec![
+        "/ip4/10.0.0.2/tcp/1".to_owned(),
+        "/ip6/::1/tcp/2".to_owned(),
+    ];
+    api.register(&key(2), &again).await;
+    let moved = listed().await;
+    let both = [full("/ip4/10.0.0.2/tcp/1"), full("/ip6/::1/tcp/2")];
+    assert_eq!(moved[1].multiaddrs, both);
+    api.register(&key(5), &request(5)).await;
+    let more = listed().await;
+    assert_eq!(more[..4], moved);
+    assert_eq!(more[4].public_key, key(5).public());
     registry.stop().await;
 }
 

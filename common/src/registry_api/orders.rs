@@ -17,9 +17,10 @@ use crate::{
 )]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Order {
-    /// The nodes that may be let in, with their addresses (`…/p2p/…`).
+    /// The nodes that may be let in, with their addresses (`…/p2p/…`). The list is complete and replaces the
+    /// one before it; it is sent when a stream is opened and whenever it changes.
     Peers {
-        /// Every registered node.
+        /// Every registered node, at most [`MAX_LISTED_PEERS`].
         peers: Vec<PeerEntry>,
     },
     /// Shut down for good: the registry will not start it again.
@@ -35,7 +36,8 @@ pub enum Order {
     /// Send a heartbeat now: the registry looks whether a quorum lives.
     Probe,
     /// This start of the registry introduces itself; comes first on every stream. A node that has met a
-    /// start which is not in the list takes no order of this one but [`Order::Peers`].
+    /// start which is not in the list takes no order of this one; of [`Order::Peers`] it takes addresses of
+    /// nodes that it admits already.
     Meet {
         /// All starts of the store, oldest first; the last one speaks.
         starts: Vec<RegistryStart>,
@@ -82,6 +84,19 @@ pub struct PeerEntry {
     /// Full libp2p addresses.
     pub multiaddrs: Vec<String>,
 }
+
+/// Most entries of [`Order::Peers`]: as many nodes as a registry keeps on record, and as many peers as a node
+/// admits. A node leaves further ones out.
+pub const MAX_LISTED_PEERS: usize = 1_024;
+/// Most addresses of one [`PeerEntry`]: as many as a registration may name. A node leaves further ones out.
+pub const MAX_PEER_ADDRESSES: usize = 8;
+/// Longest address of a [`PeerEntry`], bytes: 256 of a registration and 57 of `/p2p/…`, rounded up. A node
+/// leaves longer ones out.
+pub const MAX_PEER_ADDRESS_BYTES: usize = 320;
+/// Longest signed order with a list of peers, bytes of JSON: all entries and addresses at their bounds, quoted,
+/// and 128 bytes for the rest of each entry.
+pub const MAX_PEERS_ORDER_BYTES: usize =
+    MAX_LISTED_PEERS * (MAX_PEER_ADDRESSES * (MAX_PEER_ADDRESS_BYTES + 3) + 128) + (4 << 10);
 
 /// Highest number of an order that a node may say it took: so far below overflow that no registry
 /// gets there from it.
@@ -194,3 +209,6 @@ pub struct Survey {
     /// Why it would not seal now, in words: the chain is alive as far as it sees.
     pub veto: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

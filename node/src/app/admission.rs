@@ -1,17 +1,18 @@
-//! Who may connect: members of the epoch, nodes that the registry knows, and those that the
-//! configuration names.
+//! Who may connect: members of the epoch and those before them, nodes that the authority's signed list
+//! names, and those that the configuration names. What nobody signed adds addresses, never a key.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axolotl_common::{PublicKey, registry_api::PeerEntry};
 use tokio::sync::watch;
 
-use crate::{config::Config, network::Network, storage::Chain};
+use super::peer_list::{Addresses, Registered};
+use crate::{
+    config::Config,
+    network::{Network, limits::MAX_ALLOWED_PEERS},
+    storage::Chain,
+};
 
 /// The list is made anew this often even when nothing seems to have changed.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -23,7 +24,7 @@ pub(super) struct Admission {
     pub(super) chain: Chain,
     pub(super) network: Network,
     /// What the registry last said; stays as it was while the registry is away.
-    pub(super) registered: watch::Receiver<Vec<PeerEntry>>,
+    pub(super) registered: watch::Receiver<Registered>,
     /// Peers named by the configuration, with their addresses where known.
     pub(super) configured: Vec<PeerEntry>,
 }
@@ -72,8 +73,13 @@ pub(super) async fn run(mut admission: Admission) -> anyhow::Result<()> {
                 former.pop_last();
             }
             let members = validators.members().iter().map(|member| member.public_key);
-            let members = members.chain(former.iter().copied());
-            admission.network.set_allowed(admission.list(members)).await;
+            let list = allow_list(
+                &members.collect::<Vec<_>>(),
+                &admission.configured,
+                &admission.registered.borrow_and_update(),
+                &former,
+            );
+            admission.network.set_allowed(list).await;
         }
         tokio::select! {
             changed = heads.changed() => changed?,
@@ -87,17 +93,51 @@ pub(super) async fn run(mut admission: Admission) -> anyhow::Result<()> {
     }
 }
 
-impl Admission {
-    fn list(&self, members: impl Iterator<Item = PublicKey>) -> BTreeMap<PublicKey, Vec<String>> {
-        let mut list: BTreeMap<PublicKey, BTreeSet<String>> =
-            members.map(|key| (key, BTreeSet::new())).collect();
-        for entry in self.registered.borrow().iter().chain(&self.configured) {
-            list.entry(entry.public_key)
-                .or_default()
-                .extend(entry.multiaddrs.iter().cloned());
+/// Keys to let in with their addresses, best first. Where there are more than the network takes, members come
+/// first, then what the configuration names, then registered nodes, then former members: whoever registers many
+/// keys displaces no validator.
+fn allow_list(
+    members: &[PublicKey],
+    configured: &[PeerEntry],
+    registered: &Registered,
+    former: &BTreeSet<PublicKey>,
+) -> Addresses {
+    let mut list = Addresses::new();
+    let mut left_out = 0_usize;
+    let named = configured.iter().map(|entry| &entry.public_key);
+    let admitted = registered.admitted.keys();
+    for key in members.iter().chain(named).chain(admitted).chain(former) {
+        if list.len() < MAX_ALLOWED_PEERS {
+            list.entry(*key).or_default();
+        } else if !list.contains_key(key) {
+            left_out += 1;
         }
-        list.into_iter()
-            .map(|(key, addresses)| (key, addresses.into_iter().collect()))
-            .collect()
     }
+    if left_out > 0 {
+        tracing::warn!(
+            left_out,
+            max = MAX_ALLOWED_PEERS,
+            "more peers are admitted than may connect; the rest is left out"
+        );
+    }
+    let configured = configured
+        .iter()
+        .map(|entry| (&entry.public_key, &entry.multiaddrs));
+    let sources = configured
+        .chain(&registered.admitted)
+        .chain(&registered.hints);
+    for (key, addresses) in sources {
+        let Some(known) = list.get_mut(key) else {
+            continue;
+        };
+        for address in addresses {
+            if !known.contains(address) {
+                known.push(address.clone());
+            }
+        }
+    }
+    list
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! Where the genesis comes from: the data directory, a file, or the registry.
+//! Where the genesis comes from: the data directory, a file, or the registry. The registry's answer is not
+//! signed: only GENESIS_HASH tells a first start whether it is the right one.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::registry::Registry;
 use crate::{
     admin::Readiness,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, checks},
     storage::DataDir,
 };
 
@@ -37,12 +38,22 @@ pub(super) async fn obtain(
                 |why: String| ConfigError(vec![format!("GENESIS_FILE={}: {why}", path.display())]);
             let text = std::fs::read(path).map_err(|e| fault(e.to_string()))?;
             let document = GenesisDocument::parse(&text).map_err(|e| fault(e.to_string()))?;
+            // It may have been replaced since the settings were checked.
+            let source = format!("GENESIS_FILE={}", path.display());
+            check_pinned(config, &source, &document, checks::OTHER_FILE)?;
             // Before it is kept: a document that makes no chain would stay in the way of its
             // corrected version.
             ChainSpec::from_document(document).map_err(|e| fault(e.to_string()))?;
             Some(data.set_genesis(&text)?)
         }
-        None => data.genesis()?,
+        None => {
+            let kept = data.genesis()?;
+            if let Some(document) = &kept {
+                let source = format!("DATA_DIR={}", config.data_dir.display());
+                check_pinned(config, &source, document, checks::OTHER_DIRECTORY)?;
+            }
+            kept
+        }
     };
     let label = data.label().cloned().or_else(|| config.node_id.clone());
     if let (Some(document), Some(label)) = (&known, &label) {
@@ -58,9 +69,26 @@ pub(super) async fn obtain(
     else {
         return Ok(None);
     };
+    // Before anything of it is kept: whoever answers for the registry names the authority with it.
+    let source = format!("REGISTRY_URL={}", registry.url());
+    let remedy = "set REGISTRY_URL to the registry of that chain";
+    check_pinned(config, &source, &document, remedy)?;
     data.set_label(label.clone())?;
     let document = data.set_genesis(document.value().to_string().as_bytes())?;
     Ok(Some((document, label)))
+}
+
+/// A genesis other than the pinned one is a fault of the configuration.
+fn check_pinned(
+    config: &Config,
+    source: &str,
+    document: &GenesisDocument,
+    remedy: &str,
+) -> Result<(), ConfigError> {
+    let Some(hash) = config.genesis_hash else {
+        return Ok(());
+    };
+    checks::pinned(source, document.hash(), hash, remedy).map_err(|fault| ConfigError(vec![fault]))
 }
 
 /// Warns of what a genesis permits and its owner may not want: accounts whose keys everybody has, fixed

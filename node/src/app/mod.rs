@@ -6,7 +6,7 @@
 //!       ├─▶ genesis: on disk, from GENESIS_FILE, or from the registry (which forms it once)
 //!       ├─▶ chain: block log, state store, replay
 //!       ├─▶ network ──▶ engine, chain sync, transactions   (events, one task)
-//!       ├─▶ admission: who may connect                      (epoch + registry + configuration)
+//!       ├─▶ admission: who may connect                      (epoch + signed lists + configuration)
 //!       └─▶ JSON-RPC, heartbeats, control stream
 //! ```
 //!
@@ -17,6 +17,7 @@ mod admission;
 mod events;
 mod genesis;
 mod orders;
+mod peer_list;
 mod registry;
 
 use std::{
@@ -286,17 +287,25 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
         serving: Arc::new(tokio::sync::Semaphore::new(events::LOCKED_SERVED_MAX)),
     };
     critical.spawn(dispatch.run(network_events));
-    let (registered, registered_peers) = watch::channel(Vec::new());
+    let orders = match &registry {
+        Some(registry) => registry.order_context(&spec.genesis, &data)?,
+        None => None,
+    };
+    let peers = Arc::new(peer_list::PeerList::open(
+        Arc::clone(&data),
+        orders.as_ref(),
+    ));
     critical.spawn(admission::run(admission::Admission {
         chain: chain.clone(),
         network: network.clone(),
-        registered: registered_peers,
+        registered: peers.subscribe(),
         configured: admission::configured(&config)?,
     }));
     if let Some(registry) = registry {
         critical.spawn(registry.report(registry::Report {
             node: Arc::clone(&node),
-            registered,
+            peers,
+            orders,
             consensus_timeout: config.consensus_timeout,
             data: Arc::clone(&data),
             shutdown: shutdown.clone(),

@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::bail;
-use axolotl_common::registry_api::{ControlAnswer, Order, PeerEntry, RecoveryAnswer};
-use tokio::sync::{Notify, mpsc, watch};
+use anyhow::{Context, bail};
+use axolotl_common::registry_api::{ControlAnswer, Order, RecoveryAnswer, SignedOrder};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, registry::merge};
-use crate::{
-    engine::follows_a_seal,
-    registry_client::{RegistryClient, control::ReceivedOrder},
-    storage::DataDir,
-};
+use super::{Node, peer_list::PeerList};
+use crate::{engine::follows_a_seal, registry_client::RegistryClient, storage::DataDir};
 
 /// Name of the small record with the number of the last order taken.
 pub(super) const ORDER_RECORD: &str = "order";
@@ -21,7 +17,7 @@ pub(super) const ORDER_RECORD: &str = "order";
 pub(super) struct Servant {
     pub(super) client: RegistryClient,
     pub(super) node: Arc<Node>,
-    pub(super) registered: Arc<watch::Sender<Vec<PeerEntry>>>,
+    pub(super) peers: Arc<PeerList>,
     pub(super) prompt: Arc<Notify>,
     pub(super) shutdown: CancellationToken,
     /// Why the start of the registry that speaks is refused.
@@ -32,17 +28,30 @@ impl Servant {
     /// Takes orders as they come, one after the other.
     pub(super) async fn obey(
         mut self,
-        mut orders: mpsc::Receiver<ReceivedOrder>,
+        mut orders: mpsc::Receiver<SignedOrder>,
     ) -> anyhow::Result<()> {
-        while let Some(ReceivedOrder { number, order }) = orders.recv().await {
-            let introduced = matches!(order, Order::Meet { .. });
-            let reason = match &order {
+        while let Some(signed) = orders.recv().await {
+            let number = signed.number;
+            let introduced = matches!(signed.order, Order::Meet { .. });
+            let reason = match &signed.order {
                 Order::Stop { reason } => Some(reason.clone()),
                 _ => None,
             };
-            let (outcome, recovery) = match refusal(self.refused.as_ref(), &order) {
-                Some(why) => (Err(why), None),
-                None => self.carry_out(order).await,
+            let (outcome, recovery) = match refusal(self.refused.as_ref(), &signed.order) {
+                Some(why) => {
+                    // Its store may be an older copy, from before a key was revoked. After it was taken over, the
+                    // list comes again.
+                    if let Order::Peers { peers } = &signed.order {
+                        self.peers.hint(peers);
+                    }
+                    (Err(why), None)
+                }
+                None if matches!(signed.order, Order::Peers { .. }) => {
+                    let admitted = self.peers.admit(&signed);
+                    admitted.context("the list of registered nodes could not be stored")?;
+                    (Ok(String::new()), None)
+                }
+                None => self.carry_out(signed.order).await,
             };
             if introduced {
                 self.refused = outcome.as_ref().err().cloned();
@@ -72,11 +81,8 @@ impl Servant {
         order: Order,
     ) -> (Result<String, String>, Option<Box<RecoveryAnswer>>) {
         let plain = match order {
-            Order::Peers { peers } => {
-                merge(&self.registered, peers);
-                Ok(String::new())
-            }
-            Order::Stop { .. } => Ok(String::new()),
+            // Lists of peers were taken before; a stop follows the answer.
+            Order::Peers { .. } | Order::Stop { .. } => Ok(String::new()),
             Order::EpochRecord { record } if !follows_a_seal(&record) => {
                 self.node.engine.order_record(record).await
             }
@@ -97,11 +103,11 @@ impl Servant {
     }
 }
 
-/// Why an order is not looked at: the start of the registry that speaks was refused. What it says of
-/// peers is of use all the same, and it may introduce itself again.
+/// Why an order is not carried out: the start of the registry that speaks was refused. It may introduce
+/// itself again.
 fn refusal(refused: Option<&String>, order: &Order) -> Option<String> {
     match order {
-        Order::Peers { .. } | Order::Meet { .. } => None,
+        Order::Meet { .. } => None,
         _ => refused.map(|why| format!("this start of the registry is refused: {why}")),
     }
 }
@@ -124,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_registry_is_heard_of_peers_only() {
+    fn a_refused_registry_may_only_introduce_itself_again() {
         let why = "older".to_owned();
         let meet = Order::Meet {
             starts: Vec::new(),
@@ -135,7 +141,7 @@ mod tests {
         };
         let peers = Order::Peers { peers: Vec::new() };
         for (order, heard) in [
-            (peers, true),
+            (peers, false),
             (meet, true),
             (stop, false),
             (Order::Probe, false),

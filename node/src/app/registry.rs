@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Node,
     orders::{ORDER_RECORD, Servant, last_order},
+    peer_list::PeerList,
 };
 use crate::{
     admin::Readiness,
@@ -37,7 +38,7 @@ use crate::{
 
 /// Updates and orders that may wait; further updates are dropped, further orders wait in the stream.
 const QUEUE: usize = 64;
-/// How often the registry is asked who else there is, beside its own word on the control stream.
+/// How often the registry is asked where nodes are, beside the signed list on the control stream.
 const DISCOVER_INTERVAL: Duration = Duration::from_secs(5);
 /// Shortest pause between two looks at what changed.
 const CHANGES_PAUSE: Duration = Duration::from_millis(20);
@@ -70,8 +71,10 @@ pub(super) struct Registry {
 /// What reporting needs.
 pub(super) struct Report {
     pub(super) node: Arc<Node>,
-    /// Told which nodes the registry knows.
-    pub(super) registered: watch::Sender<Vec<PeerEntry>>,
+    /// The nodes that the registry admitted.
+    pub(super) peers: Arc<PeerList>,
+    /// Whose orders count; none where the chain has no authority.
+    pub(super) orders: Option<OrderContext>,
     pub(super) consensus_timeout: Duration,
     /// Keeps the number of the last order taken.
     pub(super) data: Arc<DataDir>,
@@ -118,6 +121,31 @@ impl Registry {
             rpc_url: self.me.rpc_url.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    /// Whose orders to this node count; `None` where the genesis names no authority.
+    pub(super) fn order_context(
+        &self,
+        genesis: &GenesisDocument,
+        data: &DataDir,
+    ) -> anyhow::Result<Option<OrderContext>> {
+        let Some(authority) = Authority::of(genesis) else {
+            tracing::warn!(
+                "the genesis names no authority key: the registry can admit no peers; name them in ALLOW_PEERS"
+            );
+            return Ok(None);
+        };
+        Ok(Some(OrderContext {
+            key: self.me.key.public(),
+            authority: authority.key,
+            chain_id: Some(authority.chain_id),
+            last: last_order(data)?,
+        }))
+    }
+
+    /// Address of the registry.
+    pub(super) fn url(&self) -> &str {
+        &self.settings.url
     }
 
     /// Registers until the genesis is known; `None` when asked to stop before.
@@ -194,23 +222,17 @@ impl Registry {
             outcome.with_context(|| registry.not_taken())
         });
         tasks.spawn(listen(told));
-        let registered = Arc::new(report.registered);
+        let peers = report.peers;
         if this.settings.auto_discover {
-            tasks.spawn(discover(this.client.clone(), Arc::clone(&registered)));
+            tasks.spawn(discover(this.client.clone(), Arc::clone(&peers)));
         }
         tasks.spawn(watch_blocks(
             this.client.clone(),
             Arc::clone(&report.node),
             report.consensus_timeout,
         ));
-        if let Some(authority) = authority {
+        if let Some(context) = report.orders {
             let (orders, received) = mpsc::channel(QUEUE);
-            let context = OrderContext {
-                key: this.me.key.public(),
-                authority: authority.key,
-                chain_id: Some(authority.chain_id),
-                last: last_order(&report.data)?,
-            };
             let (client, data, shutdown) =
                 (this.client.clone(), report.data, report.shutdown.clone());
             tasks.spawn(async move {
@@ -230,7 +252,7 @@ impl Registry {
             let servant = Servant {
                 client: this.client.clone(),
                 node: report.node,
-                registered,
+                peers,
                 prompt,
                 shutdown: report.shutdown,
                 refused: None,
@@ -338,16 +360,13 @@ async fn listen(mut told: mpsc::Receiver<PresenceUpdate>) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Asks who else there is. While the registry is away, what it said last stays in force.
-async fn discover(
-    client: RegistryClient,
-    registered: Arc<watch::Sender<Vec<PeerEntry>>>,
-) -> anyhow::Result<()> {
+/// Asks where nodes are. The answer is not signed: it admits nobody.
+async fn discover(client: RegistryClient, peers: Arc<PeerList>) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(DISCOVER_INTERVAL);
     loop {
         tick.tick().await;
         match client.discover().await {
-            Ok(found) => merge(&registered, entries(found)),
+            Ok(found) => peers.hint(&entries(found)),
             Err(error) => tracing::debug!(%error, "discovery failed"),
         }
     }
@@ -362,30 +381,6 @@ fn entries(found: DiscoverResponse) -> Vec<PeerEntry> {
         })
     };
     found.nodes.into_iter().filter_map(entry).collect()
-}
-
-/// Most nodes remembered from the registry; further ones are left out.
-const REGISTERED_MAX: usize = 1_024;
-
-/// Takes over what is new. `/discover` lists healthy nodes only: one that is missing from it is not
-/// forgotten, since it may be on its way back.
-pub(super) fn merge(registered: &watch::Sender<Vec<PeerEntry>>, found: Vec<PeerEntry>) {
-    registered.send_if_modified(|known| {
-        let mut changed = false;
-        for entry in found {
-            match known
-                .iter()
-                .position(|other| other.public_key == entry.public_key)
-            {
-                Some(place) if known[place] == entry => continue,
-                Some(place) => known[place] = entry,
-                None if known.len() < REGISTERED_MAX => known.push(entry),
-                None => continue,
-            }
-            changed = true;
-        }
-        changed
-    });
 }
 
 /// Reports when no block comes although there is work.
@@ -430,57 +425,5 @@ async fn watch_blocks(
             Ok(answer) => tracing::info!("the registry: {answer}"),
             Err(error) => tracing::warn!(%error, "the failure could not be reported"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(seed: u8, address: &str) -> PeerEntry {
-        PeerEntry {
-            public_key: KeyPair::from_seed(&[seed; 32]).public(),
-            multiaddrs: vec![address.to_owned()],
-        }
-    }
-
-    #[test]
-    fn what_the_registry_said_before_is_not_forgotten() {
-        let (registered, mut seen) = watch::channel(Vec::new());
-        merge(
-            &registered,
-            vec![
-                entry(1, "/ip4/127.0.0.1/tcp/1"),
-                entry(2, "/ip4/127.0.0.1/tcp/2"),
-            ],
-        );
-        assert!(seen.has_changed().unwrap());
-        assert_eq!(seen.borrow_and_update().len(), 2);
-        merge(&registered, vec![entry(1, "/ip4/127.0.0.1/tcp/1")]);
-        assert!(!seen.has_changed().unwrap(), "nothing was new");
-        merge(&registered, vec![entry(1, "/ip4/127.0.0.1/tcp/9")]);
-        let known = seen.borrow_and_update().clone();
-        assert_eq!(
-            known,
-            [
-                entry(1, "/ip4/127.0.0.1/tcp/9"),
-                entry(2, "/ip4/127.0.0.1/tcp/2")
-            ]
-        );
-    }
-
-    #[test]
-    fn the_list_of_registered_nodes_is_bounded() {
-        let (registered, seen) = watch::channel(Vec::new());
-        let many = (0..=REGISTERED_MAX).map(|i| {
-            let mut key = [0; 32];
-            key[..8].copy_from_slice(&(i as u64).to_le_bytes());
-            PeerEntry {
-                public_key: PublicKey(key),
-                multiaddrs: Vec::new(),
-            }
-        });
-        merge(&registered, many.collect());
-        assert_eq!(seen.borrow().len(), REGISTERED_MAX);
     }
 }

@@ -3,13 +3,13 @@
 
 use std::{
     ffi::OsStr,
-    fs,
-    io::ErrorKind,
+    fs::{self, File},
+    io::{ErrorKind, Read},
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
 };
 
-use axolotl_common::{PublicKey, genesis::GenesisDocument};
+use axolotl_common::{Hash, PublicKey, genesis::GenesisDocument};
 
 /// Largest genesis document, bytes: the limit of a data directory as well.
 const MAX_GENESIS_BYTES: u64 = 64 << 20;
@@ -72,9 +72,40 @@ pub(super) fn peer_address(address: &str) -> Result<(), String> {
     }
 }
 
-/// A genesis document that can be read and is one. What its accounts and fees mean is checked when
-/// the chain is opened.
-pub(super) fn genesis_file(path: &Path) -> Result<(), String> {
+/// The genesis found in `source` is the one that GENESIS_HASH names; `remedy` says what else may be wrong.
+pub(crate) fn pinned(source: &str, found: Hash, pinned: Hash, remedy: &str) -> Result<(), String> {
+    if found == pinned {
+        return Ok(());
+    }
+    Err(format!(
+        "{source}: its genesis has the hash {found}, and GENESIS_HASH={pinned}; {remedy}, or correct GENESIS_HASH"
+    ))
+}
+
+/// What to do about a GENESIS_FILE of another chain.
+pub(crate) const OTHER_FILE: &str = "name the file of that chain";
+/// What to do about a DATA_DIR of another chain.
+pub(crate) const OTHER_DIRECTORY: &str = "choose another data directory";
+
+/// The genesis that a data directory keeps, if there is one, is the pinned one. What cannot be read is
+/// reported when the directory is opened.
+pub(super) fn kept_genesis_is(data_dir: &OsStr, hash: Hash) -> Result<(), String> {
+    let mut text = Vec::new();
+    let path = Path::new(data_dir).join("genesis.json");
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_GENESIS_BYTES).read_to_end(&mut text));
+    match read.map(|_| GenesisDocument::parse(&text)) {
+        Ok(Ok(kept)) => {
+            let source = format!("DATA_DIR={}", Path::new(data_dir).display());
+            pinned(&source, kept.hash(), hash, OTHER_DIRECTORY)
+        }
+        Ok(Err(_)) | Err(_) => Ok(()),
+    }
+}
+
+/// A genesis document that can be read and is one, with the pinned hash. What its accounts and fees mean is
+/// checked when the chain is opened.
+pub(super) fn genesis_file(path: &Path, hash: Option<Hash>) -> Result<(), String> {
     let fault = |why: String| Err(format!("GENESIS_FILE={}: {why}", path.display()));
     match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -94,7 +125,10 @@ pub(super) fn genesis_file(path: &Path) -> Result<(), String> {
         Err(error) => fault(error.to_string()),
         Ok(text) => match GenesisDocument::parse(&text) {
             Err(error) => fault(error.to_string()),
-            Ok(_) => Ok(()),
+            Ok(document) => hash.map_or(Ok(()), |hash| {
+                let source = format!("GENESIS_FILE={}", path.display());
+                pinned(&source, document.hash(), hash, OTHER_FILE)
+            }),
         },
     }
 }
@@ -157,8 +191,9 @@ mod tests {
     #[test]
     fn a_genesis_is_a_document() {
         let directory = tempfile::tempdir().unwrap();
-        refused(genesis_file(directory.path()), "expected a file");
-        refused(genesis_file(&directory.path().join("none")), "No such file");
+        refused(genesis_file(directory.path(), None), "expected a file");
+        let none = directory.path().join("none");
+        refused(genesis_file(&none, None), "No such file");
         let path = directory.path().join("genesis.json");
         for (text, why) in [
             ("", "not JSON"),
@@ -172,10 +207,10 @@ mod tests {
             ),
         ] {
             fs::write(&path, text).unwrap();
-            refused(genesis_file(&path), why);
+            refused(genesis_file(&path, None), why);
         }
         let file = fs::File::create(&path).unwrap();
         file.set_len(MAX_GENESIS_BYTES + 1).unwrap();
-        refused(genesis_file(&path), "at most");
+        refused(genesis_file(&path, None), "at most");
     }
 }

@@ -1,5 +1,5 @@
-//! The peer book: who was met where, kept in a file so that a restarted node finds its peers without
-//! the registry.
+//! The peer book: where admitted peers were met, kept in a file so that a restarted node finds them
+//! without the registry. It admits nobody.
 
 use std::{
     collections::BTreeMap,
@@ -96,8 +96,8 @@ impl Book {
     }
 }
 
-/// The peers of a peer book file with their addresses; empty when there is none. A node that starts
-/// without the registry lets these in.
+/// The peers of a peer book file with their addresses; empty when there is none. They are addresses and no
+/// more: whoever is in the book is let in only if it is on the allow list.
 pub fn known_peers(path: &Path) -> BTreeMap<PublicKey, Vec<String>> {
     Book::read(path)
         .into_peers()

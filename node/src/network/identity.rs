@@ -34,6 +34,11 @@ pub(crate) fn address_of(key: &PublicKey, text: &str) -> Option<Multiaddr> {
     strip_peer(key, text.parse().ok()?)
 }
 
+/// Whether a text is an address under which this peer can be dialled.
+pub fn is_address_of(key: &PublicKey, text: &str) -> bool {
+    address_of(key, text).is_some()
+}
+
 /// Takes `/p2p/…` off an address. `None` when it names another peer, is empty or too long.
 pub(crate) fn strip_peer(key: &PublicKey, mut address: Multiaddr) -> Option<Multiaddr> {
     if address.len() > super::limits::MAX_ADDRESS_BYTES {

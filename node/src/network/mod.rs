@@ -54,6 +54,7 @@ pub use handle::{
     BlocksReply, MessageToken, Network, NetworkConfig, NetworkError, NetworkEvent, PeerInfo,
     PublishError, RequestError, StatusSource,
 };
+pub use identity::is_address_of;
 pub use score::Fault;
 
 /// Listening is given up after this.

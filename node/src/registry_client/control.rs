@@ -8,10 +8,7 @@
 
 use std::{io, time::Duration};
 
-use axolotl_common::{
-    PublicKey,
-    registry_api::{Order, SignedOrder},
-};
+use axolotl_common::{PublicKey, registry_api::SignedOrder};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +61,21 @@ impl OrderContext {
     /// # Errors
     /// Says why it is not to be carried out.
     pub fn check(&self, order: &SignedOrder) -> Result<(), OrderError> {
+        self.check_origin(order)?;
+        if order.number <= self.last {
+            return Err(OrderError::Number {
+                got: order.number,
+                last: self.last,
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks that the authority of this chain gave the order to this node, whenever that was.
+    ///
+    /// # Errors
+    /// Says why it did not.
+    pub fn check_origin(&self, order: &SignedOrder) -> Result<(), OrderError> {
         if order.to != self.key {
             return Err(OrderError::Addressee(order.to));
         }
@@ -73,23 +85,8 @@ impl OrderContext {
         if !order.verify(&self.authority) {
             return Err(OrderError::Signature);
         }
-        if order.number <= self.last {
-            return Err(OrderError::Number {
-                got: order.number,
-                last: self.last,
-            });
-        }
         Ok(())
     }
-}
-
-/// An order that counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReceivedOrder {
-    /// Number, for the answer.
-    pub number: u64,
-    /// The order.
-    pub order: Order,
 }
 
 /// Why the reader ended.
@@ -111,7 +108,7 @@ pub async fn run(
     client: RegistryClient,
     mut context: OrderContext,
     mut persist: impl FnMut(u64) -> io::Result<()> + Send,
-    orders: mpsc::Sender<ReceivedOrder>,
+    orders: mpsc::Sender<SignedOrder>,
     shutdown: CancellationToken,
 ) -> Result<(), ControlError> {
     let mut backoff = Backoff::new(client.public_key());
@@ -144,7 +141,7 @@ async fn read_stream(
     client: &RegistryClient,
     context: &mut OrderContext,
     persist: &mut (impl FnMut(u64) -> io::Result<()> + Send),
-    orders: &mpsc::Sender<ReceivedOrder>,
+    orders: &mpsc::Sender<SignedOrder>,
     backoff: &mut Backoff,
 ) -> Result<Ended, ControlError> {
     let mut response = match client.open_control(context.last).await {
@@ -185,20 +182,17 @@ async fn read_stream(
     }
 }
 
-fn judge(context: &OrderContext, data: &[u8]) -> Result<ReceivedOrder, OrderError> {
+fn judge(context: &OrderContext, data: &[u8]) -> Result<SignedOrder, OrderError> {
     let signed: SignedOrder =
         serde_json::from_slice(data).map_err(|e| OrderError::Unreadable(e.to_string()))?;
     context.check(&signed)?;
-    Ok(ReceivedOrder {
-        number: signed.number,
-        order: signed.order,
-    })
+    Ok(signed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axolotl_common::KeyPair;
+    use axolotl_common::{KeyPair, registry_api::Order};
 
     #[test]
     fn only_the_authoritys_newest_orders_to_this_node_count() {

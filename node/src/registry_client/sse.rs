@@ -1,7 +1,10 @@
 //! Reads server-sent events (WHATWG HTML, section 9.2), as far as the registry writes them.
 
+use axolotl_common::registry_api::MAX_PEERS_ORDER_BYTES;
+
 /// Largest event, bytes: an order with every peer of a large network.
 pub(super) const MAX_EVENT_BYTES: usize = 4 << 20;
+const _: () = assert!(MAX_PEERS_ORDER_BYTES < MAX_EVENT_BYTES);
 
 /// The stream cannot be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

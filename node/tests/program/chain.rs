@@ -13,7 +13,8 @@ use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use anyhow::Context;
 use axolotl_common::{
-    ChainId, CommitCertificate, Hash, Height, KeyPair, Member, NodeId, Round, VolumeId, VoteKind,
+    ChainId, CommitCertificate, Hash, Height, KeyPair, Member, NodeId, PublicKey, Round, VolumeId,
+    VoteKind,
     certificate::vote_sign_bytes,
     genesis::{DEV_CHAIN_ID, GenesisDocument, dev_genesis},
 };
@@ -101,6 +102,23 @@ impl Solo {
             .env("GENESIS_FILE", self.genesis.display())
     }
 
+    /// Names an authority in the genesis, before the first start.
+    pub(crate) fn name_authority(&self, authority: &KeyPair) -> anyhow::Result<()> {
+        let mut genesis: Value = serde_json::from_slice(&fs::read(&self.genesis)?)?;
+        genesis["axolotl"]["authorityKey"] = json!(authority.public());
+        Ok(fs::write(&self.genesis, genesis.to_string())?)
+    }
+
+    /// The genesis.
+    pub(crate) fn document(&self) -> anyhow::Result<GenesisDocument> {
+        Ok(GenesisDocument::parse(&fs::read(&self.genesis)?)?)
+    }
+
+    /// Public key of the validator.
+    pub(crate) fn public_key(&self) -> PublicKey {
+        self.key.public()
+    }
+
     /// Peer id of the validator.
     pub(crate) fn peer_id(&self) -> String {
         self.key.public().peer_id()
@@ -109,8 +127,7 @@ impl Solo {
     /// Appends blocks while no process runs: one for each list of transactions.
     pub(crate) fn grow(&self, blocks: &[Vec<Bytes>]) -> anyhow::Result<()> {
         let _held = locks_held();
-        let document = GenesisDocument::parse(&fs::read(&self.genesis)?)?;
-        let (spec, genesis) = ChainSpec::from_document(document)?;
+        let (spec, genesis) = ChainSpec::from_document(self.document()?)?;
         let options = StorageOptions::default();
         let chain = Chain::open(&self.data, Arc::clone(&spec), genesis, options, &mut |_| {})?;
         let pool = Mempool::new(Arc::clone(&spec), MempoolLimits::default());

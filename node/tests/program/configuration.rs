@@ -18,6 +18,7 @@ async fn all_wrong_settings_are_reported_at_once() -> anyhow::Result<()> {
         .env("BIND_ADDR", "here")
         .env("HEARTBEAT_INTERVAL", "5")
         .env("GENESIS_FILE", "none.json")
+        .env("GENESIS_HASH", "0x12")
         .args(&["--rpcport", "8545", "--mempool-max-per-sender", "0"]);
     let words = [
         "PORT=70000",
@@ -25,6 +26,7 @@ async fn all_wrong_settings_are_reported_at_once() -> anyhow::Result<()> {
         "BIND_ADDR=here",
         "HEARTBEAT_INTERVAL=5: expected a time with its unit",
         "GENESIS_FILE=none.json: No such file",
+        "GENESIS_HASH=0x12: expected 64 hexadecimal digits",
         "NODE_ID is not set",
         "--rpcport: there is no such flag; did you mean --rpc-port?",
         "MEMPOOL_MAX_PER_SENDER=0",
@@ -70,6 +72,81 @@ async fn a_wrong_genesis_is_a_wrong_setting() -> anyhow::Result<()> {
     let node = start.spawn()?;
     node.up().await?;
     node.stop(&data).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_malformed_genesis_hash_is_a_wrong_setting() -> anyhow::Result<()> {
+    let home = tempfile::tempdir()?;
+    let solo = Solo::new(home.path())?;
+    let good = solo.document()?.hash().to_string();
+    for hash in [
+        "0x",
+        "x",
+        " ",
+        &good[..65],
+        &format!("{good}0"),
+        &format!("{good} "),
+        &format!("{}g", &good[..65]),
+        &format!("{good},{good}"),
+    ] {
+        let said = format!("GENESIS_HASH={hash}: expected 64 hexadecimal digits");
+        let start = solo.start().env("GENESIS_HASH", hash);
+        start.refuses(2, &[&said, "axolotl genesis show"]).await?;
+    }
+    assert!(!solo.data.join("genesis.json").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pinned_genesis_is_the_only_one_that_is_taken() -> anyhow::Result<()> {
+    let (home, other_home) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (solo, other) = (Solo::new(home.path())?, Solo::new(other_home.path())?);
+    let (hash, wrong) = (solo.document()?.hash(), other.document()?.hash());
+    let file = format!(
+        "GENESIS_FILE={}: its genesis has the hash {hash}, and GENESIS_HASH={wrong};",
+        solo.genesis.display()
+    );
+    let directory = format!(
+        "DATA_DIR={}: its genesis has the hash {hash}, and GENESIS_HASH={wrong};",
+        solo.data.display()
+    );
+    let starts = || fs::read(solo.data.join("incarnation"));
+    let begun = starts()?;
+    let mistaken = solo.start().env("GENESIS_HASH", wrong);
+    mistaken.refuses(2, &[&file, "name the file of"]).await?;
+    assert!(!solo.data.join("genesis.json").exists(), "it was kept");
+    assert_eq!(starts()?, begun, "a wrong configuration leaves no trace");
+
+    // Without 0x, and in capitals, it is the same hash.
+    let plain = hash.to_string()[2..].to_uppercase();
+    for spelled in [hash.to_string(), plain] {
+        let node = solo.start().env("GENESIS_HASH", spelled).spawn()?;
+        node.up().await?;
+        node.stop(&solo.data).await?;
+    }
+
+    // The directory holds this chain now: both are named, and so is the directory alone.
+    let begun = starts()?;
+    mistaken.refuses(2, &[&file, &directory]).await?;
+    let log = mistaken
+        .clone()
+        .env("GENESIS_FILE", "")
+        .refuses(2, &[&directory, "choose another data directory"])
+        .await?;
+    assert!(!log.contains("GENESIS_FILE="), "{log}");
+    // A file and a hash of another chain do not take the directory over.
+    let elsewhere = mistaken.env("GENESIS_FILE", other.genesis.display());
+    elsewhere.refuses(2, &[&directory]).await?;
+    assert_eq!(starts()?, begun, "a wrong configuration leaves no trace");
+    assert_eq!(
+        fs::read(solo.data.join("genesis.json"))?,
+        fs::read(&solo.genesis)?
+    );
+    let kept = solo.start().env("GENESIS_FILE", "");
+    let node = kept.env("GENESIS_HASH", hash).spawn()?;
+    node.up().await?;
+    node.stop(&solo.data).await?;
     Ok(())
 }
 

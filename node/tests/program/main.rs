@@ -6,6 +6,7 @@
 //! only validator of a chain ([`chain::Solo`]), and judges exit code, log and HTTP answers.
 
 mod accepted;
+mod admission;
 mod chain;
 mod configuration;
 mod directory;
@@ -15,4 +16,5 @@ mod harness;
 mod load;
 mod registry;
 mod signals;
+mod stand_in;
 mod transactions;

@@ -20,6 +20,8 @@ pub mod view;
 
 use std::time::Duration;
 
+use axolotl_common::registry_api::{MAX_LISTED_PEERS, MAX_PEER_ADDRESS_BYTES, MAX_PEER_ADDRESSES};
+
 /// Time since the start of this process, on the monotonic clock.
 pub type Now = Duration;
 
@@ -31,6 +33,12 @@ pub const MAX_NODE_NUMBER: u64 = 1_000_000;
 pub const MAX_ADDRESSES: usize = 8;
 /// Longest address or URL, bytes.
 pub const MAX_ADDRESS_LEN: usize = 256;
+/// Bytes that `/p2p/` and a peer id add to an address.
+const PEER_ID_BYTES: usize = 57;
+// The list of peers that nodes are sent is complete: they leave nothing out of it.
+const _: () = assert!(MAX_NODES_KNOWN <= MAX_LISTED_PEERS);
+const _: () = assert!(MAX_ADDRESSES <= MAX_PEER_ADDRESSES);
+const _: () = assert!(MAX_ADDRESS_LEN + PEER_ID_BYTES <= MAX_PEER_ADDRESS_BYTES);
 /// Longest version text, bytes.
 pub const MAX_VERSION_LEN: usize = 64;
 /// Most peers listed in one heartbeat or report; more are refused.

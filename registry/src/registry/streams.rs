@@ -142,6 +142,8 @@ impl Registry {
             if sent.met != starts.last().copied() {
                 sent.met = starts.last().copied();
                 orders.push(turn.core.recovery.introduction());
+                // A node that refused the start before took no list from it.
+                sent.peers = None;
             }
             // Whoever comes back from before a recovery is told of it.
             let recovered = chain.and_then(|chain| chain.newest_recovery());
