@@ -5,6 +5,7 @@
 //! Each test runs the built program in a directory of its own, on ports of its own, mostly as the
 //! only validator of a chain ([`chain::Solo`]), and judges exit code, log and HTTP answers.
 
+mod answers;
 mod chain;
 mod configuration;
 mod directory;

@@ -7,7 +7,7 @@ use axolotl_ledger::{Transaction, TransactionError};
 
 use crate::{
     mempool::{MempoolError, Origin, SenderState},
-    rpc::{Answer, Rpc, error::RpcError, eth::fees::next_fee, json, params::BlockParam},
+    rpc::{Answer, call::RpcCall, error::RpcError, eth::fees::next_fee, params::BlockParam},
 };
 
 /// First bytes of code that only points to other code (EIP-7702): such an account may send.
@@ -15,7 +15,7 @@ const DELEGATION_PREFIX: [u8; 3] = [0xef, 0x01, 0x00];
 
 /// `eth_sendRawTransaction`: keeps a transaction that can be in a block and hands it on. The sender
 /// is recovered here, once; the mempool has the other rules.
-pub(in crate::rpc) fn raw_transaction(rpc: &Rpc, raw: &Bytes) -> Answer {
+pub(in crate::rpc) fn raw_transaction(rpc: &RpcCall, raw: &Bytes) -> Answer {
     let spec = rpc.chain().spec();
     let tx = Transaction::decode(raw, spec.chain.id).map_err(refused)?;
     let head = rpc.chain().head();
@@ -48,7 +48,7 @@ pub(in crate::rpc) fn raw_transaction(rpc: &Rpc, raw: &Bytes) -> Answer {
         })?;
     let hash = tx.hash();
     (rpc.context.submit)(tx);
-    json(&hash)
+    rpc.json(&hash)
 }
 
 /// The words of geth's transaction pool, where they differ from those of its block processing, which
