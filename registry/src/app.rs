@@ -3,7 +3,7 @@
 use std::{io::ErrorKind, net::SocketAddr, os::unix::fs::DirBuilderExt, sync::Arc};
 
 use anyhow::Context;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 
 use crate::{
     authority::{Token, load_or_make_key},
@@ -42,9 +42,7 @@ impl App {
         let own_token = config.data_dir.join("join_token");
         let join_token = Token::join(&own_token, config.join_token_file.as_deref())?;
         let admin_token = Token::read_or_make(&config.admin_token_file)?;
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|error| taken(config.listen, &error))?;
+        let listener = http::bind(config.listen).map_err(|error| taken(config.listen, &error))?;
         let address = listener.local_addr()?;
 
         let setup = Setup {

@@ -1,7 +1,8 @@
 //! Open connections: a bounded table in which an idle one makes room for a new one.
 //!
 //! A client that opens thousands of connections and says nothing thereby pushes out its own idle
-//! ones, never a call that is being answered, and a newcomer is always let in.
+//! ones, never a call that is being answered, and a newcomer is always let in. A client that leaves its
+//! answers unread loses its connections when their bytes are needed.
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +10,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
+
+use super::stall::Unread;
 
 /// One open connection.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct Slot {
     busy: AtomicBool,
     /// When it last began or ended a call, milliseconds since the table was made.
     active_at_ms: AtomicU64,
+    /// What the client leaves unread.
+    pub(super) unread: Arc<Unread>,
     /// Cancelled when the connection must make room.
     pub(super) cut: CancellationToken,
 }
@@ -75,6 +80,7 @@ impl Connections {
         let slot = Arc::new(Slot {
             busy: AtomicBool::new(false),
             active_at_ms: AtomicU64::new(self.now_ms()),
+            unread: Arc::new(Unread::new()),
             cut: CancellationToken::new(),
         });
         open.slots.insert(number, Arc::clone(&slot));
@@ -88,6 +94,25 @@ impl Connections {
     /// Cuts the connection that has been idle longest; tells whether there was one.
     pub(super) fn make_room(&self) -> bool {
         Self::cut_idle(&mut self.lock())
+    }
+
+    /// Ends the connection whose client has left its answer unread longest, and for at least `min`;
+    /// tells whether there was one.
+    pub(super) fn end_stalled(&self, min: Duration) -> bool {
+        let mut open = self.lock();
+        let longest = open
+            .slots
+            .iter()
+            .filter_map(|(number, slot)| Some((slot.unread.waiting()?, *number)))
+            .max()
+            .filter(|(waiting, _)| *waiting >= min);
+        match longest.and_then(|(_, number)| open.slots.remove(&number)) {
+            Some(slot) => {
+                slot.cut.cancel();
+                true
+            }
+            None => false,
+        }
     }
 
     /// Number of open connections.

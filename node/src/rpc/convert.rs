@@ -6,8 +6,12 @@ use alloy_rpc_types_eth::{
     Block, BlockTransactions, Header as RpcHeader, Log, Transaction, TransactionReceipt,
 };
 use axolotl_ledger::{Receipt, Tx};
+use serde::{Serialize, Serializer};
 
 use crate::storage::StoredBlock;
+
+/// About what a log takes in memory beside its data, bytes: [`Log`] and a list of up to four topics.
+pub(super) const LOG_BYTES: usize = 320;
 
 /// A block, with whole transactions or their hashes.
 pub(super) fn block(stored: &StoredBlock, full: bool) -> Block {
@@ -102,15 +106,21 @@ pub(super) fn receipt(stored: &StoredBlock, index: usize) -> Option<TransactionR
     one_receipt(stored, index, first_log)
 }
 
-/// All receipts of a block.
-pub(super) fn receipts(stored: &StoredBlock) -> Vec<TransactionReceipt> {
-    let mut first_log = 0;
-    let mut all = Vec::with_capacity(stored.receipts.len());
-    for (index, receipt) in stored.receipts.iter().enumerate() {
-        all.extend(one_receipt(stored, index, first_log));
-        first_log += receipt.logs.len() as u64;
+/// All receipts of a block. They are made one by one while they are written: a block may hold some
+/// hundred thousand logs.
+pub(super) struct Receipts<'a>(pub(super) &'a StoredBlock);
+
+impl Serialize for Receipts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let stored = self.0;
+        let mut first_log = 0;
+        let receipts = stored.receipts.iter().enumerate();
+        serializer.collect_seq(receipts.filter_map(|(index, receipt)| {
+            let made = one_receipt(stored, index, first_log);
+            first_log += receipt.logs.len() as u64;
+            made
+        }))
     }
-    all
 }
 
 fn one_receipt(stored: &StoredBlock, index: usize, first_log: u64) -> Option<TransactionReceipt> {

@@ -3,28 +3,28 @@
 //! Cheap reads are answered at once. What reads blocks or checks signatures runs on blocking
 //! threads (`read`), what runs the EVM or searches logs on fewer of them (`heavy`).
 
-use std::sync::Arc;
-
 use alloy_primitives::{U64, U256};
 use serde_json::Value;
 
 use super::{
-    Answer, Rpc, envelope,
+    Answer,
+    call::RpcCall,
+    envelope,
     error::RpcError,
     eth::{accounts, blocks, calls, fees, logs, polling, send},
-    json, own,
+    own,
     params::{BlockParam, Data, HashParam, Params, Quantity},
 };
 
 /// Carries out one call.
-pub(super) async fn call(rpc: &Arc<Rpc>, method: &str, params: &Params<'_>) -> Answer {
+pub(super) async fn call(rpc: &RpcCall, method: &str, params: &Params<'_>) -> Answer {
     match method {
-        "web3_clientVersion" => own::client_version(),
-        "web3_sha3" => own::sha3(params),
-        "net_version" => json(&rpc.chain().spec().chain_id().to_string()),
-        "net_listening" => json(&true),
+        "web3_clientVersion" => own::client_version(rpc),
+        "web3_sha3" => own::sha3(rpc, params),
+        "net_version" => rpc.json(&rpc.chain().spec().chain_id().to_string()),
+        "net_listening" => rpc.json(&true),
         "net_peerCount" => own::peer_count(rpc),
-        "rpc_modules" => own::modules(),
+        "rpc_modules" => own::modules(rpc),
 
         "axolotl_status" => own::status(rpc),
         "axolotl_getMembership" => own::membership(rpc),
@@ -35,12 +35,12 @@ pub(super) async fn call(rpc: &Arc<Rpc>, method: &str, params: &Params<'_>) -> A
                 .await
         }
 
-        "eth_chainId" => json(&U64::from(rpc.chain().spec().chain_id())),
-        "eth_blockNumber" => json(&U64::from(rpc.head_height())),
+        "eth_chainId" => rpc.json(&U64::from(rpc.chain().spec().chain_id())),
+        "eth_blockNumber" => rpc.json(&U64::from(rpc.head_height())),
         "eth_syncing" => own::syncing(rpc),
-        "eth_accounts" => json::<[()]>(&[]),
-        "eth_mining" => json(&false),
-        "eth_hashrate" => json(&U64::ZERO),
+        "eth_accounts" => rpc.json::<[()]>(&[]),
+        "eth_mining" => rpc.json(&false),
+        "eth_hashrate" => rpc.json(&U64::ZERO),
         "eth_getBalance" => accounts::balance(rpc, params),
         "eth_getTransactionCount" => accounts::transaction_count(rpc, params),
         "eth_getCode" => accounts::code(rpc, params),
@@ -48,7 +48,7 @@ pub(super) async fn call(rpc: &Arc<Rpc>, method: &str, params: &Params<'_>) -> A
 
         "eth_gasPrice" => rpc.read(fees::gas_price).await,
         "eth_maxPriorityFeePerGas" => rpc.read(fees::priority_fee).await,
-        "eth_blobBaseFee" => fees::blob_base_fee(),
+        "eth_blobBaseFee" => fees::blob_base_fee(rpc),
         "eth_feeHistory" => {
             let history = fees::History::read(params)?;
             rpc.heavy(move |rpc| history.answer(rpc)).await
@@ -83,7 +83,7 @@ pub(super) async fn call(rpc: &Arc<Rpc>, method: &str, params: &Params<'_>) -> A
                     rpc.read(move |rpc| blocks::receipt(rpc, height, index))
                         .await
                 }
-                None => json(&Value::Null),
+                None => rpc.json(&Value::Null),
             }
         }
         "eth_getLogs" => {
@@ -107,7 +107,7 @@ pub(super) async fn call(rpc: &Arc<Rpc>, method: &str, params: &Params<'_>) -> A
 }
 
 /// The methods that name a block by number or by hash.
-async fn of_block(rpc: &Arc<Rpc>, method: &str, params: &Params<'_>) -> Answer {
+async fn of_block(rpc: &RpcCall, method: &str, params: &Params<'_>) -> Answer {
     let block = || match method {
         "eth_getBlockReceipts" => params.required(0),
         name if name.contains("Hash") => blocks::by_hash(params, 0),
@@ -137,7 +137,7 @@ async fn of_block(rpc: &Arc<Rpc>, method: &str, params: &Params<'_>) -> Answer {
         "eth_getUncleByBlockNumberAndIndex" | "eth_getUncleByBlockHashAndIndex" => {
             params.at_most(2)?;
             block()?;
-            json(&None::<U256>)
+            rpc.json(&None::<U256>)
         }
         "eth_getTransactionByBlockNumberAndIndex" | "eth_getTransactionByBlockHashAndIndex" => {
             params.at_most(2)?;

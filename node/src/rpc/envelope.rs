@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{error::RpcError, params::Params};
+use super::{answers::AnswerBuffer, error::RpcError, params::Params};
 
 /// Deepest nesting of arrays and objects in a body; the deepest honest one, an access list in a
 /// batch, has seven levels.
@@ -162,23 +162,36 @@ impl<'a> Call<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The answer to one call.
-pub(crate) fn answer(id: &str, result: Result<String, RpcError>) -> String {
+/// Appends the answer to one call.
+///
+/// # Errors
+/// When the budget for answers is in use.
+pub(crate) fn write(
+    reply: &mut AnswerBuffer,
+    id: &str,
+    result: Result<AnswerBuffer, RpcError>,
+) -> Result<(), RpcError> {
+    reply.push(b"{\"jsonrpc\":\"2.0\",\"id\":")?;
+    reply.push(id.as_bytes())?;
     match result {
         Ok(result) => {
-            let mut text = String::with_capacity(result.len() + id.len() + 40);
-            text.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
-            text.push_str(id);
-            text.push_str(",\"result\":");
-            text.push_str(&result);
-            text.push('}');
-            text
+            reply.push(b",\"result\":")?;
+            reply.append(result)?;
         }
-        Err(error) => format!(
-            "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{}}}",
-            error.to_json()
-        ),
+        Err(error) => {
+            reply.push(b",\"error\":")?;
+            reply.push_json(&error.to_json())?;
+        }
     }
+    reply.push(b"}")
+}
+
+/// The answer to a request of which nothing was carried out.
+pub(crate) fn failure(error: &RpcError) -> String {
+    format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{}}}",
+        error.to_json()
+    )
 }
 
 /// A method that is not there, with its name cut to a bearable length.
@@ -189,7 +202,10 @@ pub(crate) fn unknown_method(name: &str) -> RpcError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::rpc::{answers::AnswerBudget, connections::Connections};
 
     fn read(text: &str) -> (Option<String>, Result<String, i64>) {
         let raw = RawValue::from_string(text.to_owned()).unwrap();
@@ -293,12 +309,27 @@ mod tests {
 
     #[test]
     fn answers_are_json() {
-        let fine = answer("7", Ok("\"0x1\"".into()));
+        let connections = Arc::new(Connections::new(1));
+        let budget = AnswerBudget::new(1 << 20, connections);
+        let write = |id: &str, result| {
+            let mut reply = AnswerBuffer::reply(&budget);
+            super::write(&mut reply, id, result).unwrap();
+            reply.text()
+        };
+        let mut result = AnswerBuffer::reply(&budget);
+        result.push_json("0x1").unwrap();
+        let fine = write("7", Ok(result));
         assert_eq!(fine, r#"{"jsonrpc":"2.0","id":7,"result":"0x1"}"#);
-        let error = answer("\"a\"", Err(unknown_method(&"é".repeat(100))));
+        let error = write("\"a\"", Err(unknown_method(&"é".repeat(100))));
         let value: serde_json::Value = serde_json::from_str(&error).unwrap();
         assert_eq!(value["id"], "a");
         assert_eq!(value["error"]["code"], -32601);
         assert!(error.len() < 250, "{error}");
+        let refused = failure(&RpcError::Limit("limit exceeded".into()));
+        let value: serde_json::Value = serde_json::from_str(&refused).unwrap();
+        assert_eq!(
+            (&value["id"], &value["error"]["code"]),
+            (&serde_json::Value::Null, &(-32005).into())
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! HTTP: connections, bodies, CORS.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -24,11 +24,14 @@ use tower::ServiceExt;
 use tower_http::cors::{Any, CorsLayer};
 
 use super::{
-    Rpc, RpcContext,
+    Answer, Rpc, RpcContext,
+    answers::AnswerBuffer,
+    call::{CallDeadline, RpcCall},
     connections::{Connections, Place, Slot},
     dispatch,
     envelope::{self, Body as Calls, Call},
     error::RpcError,
+    params::Params,
     stall::WriteDeadline,
 };
 
@@ -42,6 +45,9 @@ const MAX_BUFFER_BYTES: usize = 64 << 10;
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 /// Time for calls in progress when the node stops.
 const DRAIN: Duration = Duration::from_secs(3);
+/// What the kernel holds of an answer that a client does not read, bytes (it takes twice as much memory).
+/// Set, because it would grow to megabytes by itself; enough for 2 MB/s over 100 ms.
+const SEND_BUFFER_BYTES: u32 = 128 << 10;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
 /// Pause after a failed accept, so that a lack of file descriptors does not spin.
@@ -85,6 +91,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
+    // Connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -210,12 +218,15 @@ async fn connection(
 ) {
     // Answers are small and clients wait for them; a failure only costs time.
     let _ = stream.set_nodelay(true);
-    let stream = WriteDeadline::new(stream, limits.write_timeout);
     let slot = Arc::clone(&place.slot);
+    let stream = WriteDeadline::new(stream, limits.write_timeout, Arc::clone(&slot.unread));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(&slot));
         let routes = routes.clone();
+        let unread = Arc::clone(&slot.unread);
         async move {
+            // Requests that were sent ahead wait until the answers before them are taken.
+            unread.none_waiting().await;
             let Ok(response) = routes.oneshot(request.map(Body::new)).await;
             Ok::<_, Infallible>(response)
         }
@@ -260,9 +271,10 @@ async fn handle(
     let reply = process(&rpc, &body).await;
     drop((busy, budget));
     match reply {
-        Some(text) => {
+        Some(answer) => {
             let json = HeaderValue::from_static("application/json");
-            ([(header::CONTENT_TYPE, json)], text).into_response()
+            let body = Body::new(answer.into_body());
+            ([(header::CONTENT_TYPE, json)], body).into_response()
         }
         None => StatusCode::NO_CONTENT.into_response(),
     }
@@ -343,59 +355,105 @@ fn refuse(status: StatusCode, error: RpcError) -> Response {
         ),
         (header::CONNECTION, HeaderValue::from_static("close")),
     ];
-    (status, headers, envelope::answer("null", Err(error))).into_response()
+    (status, headers, envelope::failure(&error)).into_response()
 }
 
 /// Answers a body; `None` when it held only notifications.
-async fn process(rpc: &Arc<Rpc>, body: &[u8]) -> Option<String> {
-    let deadline = Instant::now() + rpc.limits().request_timeout;
-    let calls = match envelope::parse(body, rpc.limits().max_batch) {
-        Err(error) => return Some(envelope::answer("null", Err(error))),
-        Ok(Calls::Single(call)) => return perform(rpc, Call::read(call), deadline).await,
-        Ok(Calls::Batch(calls)) => calls,
-    };
-    let mut reply = String::from("[");
-    for call in calls {
-        let call = Call::read(call);
-        let answer = if reply.len() > rpc.limits().max_response_bytes {
-            let too_large = |id| envelope::answer(id, Err(RpcError::ResponseTooLarge));
-            call.id.map(too_large)
-        } else {
-            perform(rpc, call, deadline).await
-        };
-        if let Some(answer) = answer {
-            if reply.len() > 1 {
-                reply.push(',');
-            }
-            reply.push_str(&answer);
-        }
+async fn process(rpc: &Arc<Rpc>, body: &[u8]) -> Option<AnswerBuffer> {
+    match answer(rpc, body).await {
+        Ok(reply) => reply,
+        // What there was of an answer is gone; the error itself is small, and fits.
+        Err(error) => alone(rpc, "null", error),
     }
-    reply.push(']');
-    (reply.len() > 2).then_some(reply)
 }
 
-/// Carries out one call; `None` for a notification.
-async fn perform(rpc: &Arc<Rpc>, call: Call<'_>, deadline: Instant) -> Option<String> {
-    let result = match call.content {
-        Err(error) => Err(error),
-        Ok((method, params)) => {
-            match timeout_at(deadline, dispatch::call(rpc, &method, &params)).await {
-                Ok(result) => result,
-                Err(_) => Err(RpcError::Timeout("request timed out".into())),
-            }
+/// As [`process`].
+///
+/// # Errors
+/// When nothing of the body can be carried out, or not even the errors of its calls can be held.
+async fn answer(rpc: &Arc<Rpc>, body: &[u8]) -> Result<Option<AnswerBuffer>, RpcError> {
+    let limits = rpc.limits();
+    let deadline = Instant::now() + limits.request_timeout;
+    let mut reply = AnswerBuffer::reply(&rpc.answers);
+    let calls = match envelope::parse(body, limits.max_batch)? {
+        Calls::Single(call) => {
+            let call = Call::read(call);
+            let result = perform(rpc, call.content, deadline).await;
+            let Some(id) = call.id else {
+                return Ok(None);
+            };
+            return Ok(match envelope::write(&mut reply, id, result) {
+                Ok(()) => Some(reply),
+                Err(error) => alone(rpc, id, error),
+            });
         }
+        Calls::Batch(calls) => calls,
     };
-    call.id.map(|id| envelope::answer(id, result))
+    reply.push(b"[")?;
+    for call in calls {
+        let call = Call::read(call);
+        let mut result = match reply.len() > limits.max_response_bytes {
+            true => Err(RpcError::ResponseTooLarge),
+            false => perform(rpc, call.content, deadline).await,
+        };
+        let Some(id) = call.id else {
+            continue;
+        };
+        if reply.len() + result_bytes(&result) > limits.max_response_bytes {
+            result = Err(RpcError::ResponseTooLarge);
+        }
+        if reply.len() > 1 {
+            reply.push(b",")?;
+        }
+        envelope::write(&mut reply, id, result)?;
+    }
+    reply.push(b"]")?;
+    Ok((reply.len() > 2).then_some(reply))
+}
+
+/// The answer to a request as one error.
+fn alone(rpc: &Rpc, id: &str, error: RpcError) -> Option<AnswerBuffer> {
+    let mut reply = AnswerBuffer::reply(&rpc.answers);
+    let written = envelope::write(&mut reply, id, Err(error));
+    written.is_ok().then_some(reply)
+}
+
+/// What a result adds to an answer, about.
+fn result_bytes(result: &Answer) -> usize {
+    match result {
+        Ok(result) => result.len(),
+        Err(RpcError::Reverted { data, .. }) => 2 * data.len(),
+        Err(_) => 0,
+    }
+}
+
+/// Carries out one call.
+async fn perform(
+    rpc: &Arc<Rpc>,
+    content: Result<(Cow<'_, str>, Params<'_>), RpcError>,
+    deadline: Instant,
+) -> Answer {
+    let (method, params) = content?;
+    let deadline = deadline.min(Instant::now() + rpc.limits().call_timeout);
+    let call_deadline = CallDeadline::at(deadline.into_std());
+    // A client that hangs up drops this future, and with it the guard.
+    let _abandoned = call_deadline.abandon_on_drop();
+    let call = RpcCall::new(rpc, call_deadline);
+    match timeout_at(deadline, dispatch::call(&call, &method, &params)).await {
+        Ok(result) => result,
+        Err(_) => Err(RpcError::Timeout("request timed out".into())),
+    }
 }
 
 /// Keeps a repeated complaint out of the log.
-#[derive(Default)]
-struct Complaints {
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
     last: Option<Instant>,
 }
 
 impl Complaints {
-    fn say(&mut self, complain: impl FnOnce()) {
+    /// Complains, unless it was done a short while ago.
+    pub(super) fn say(&mut self, complain: impl FnOnce()) {
         if self
             .last
             .is_none_or(|last| last.elapsed() >= COMPLAINT_EVERY)

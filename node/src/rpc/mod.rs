@@ -7,7 +7,9 @@
 //! How data passes through: [`serve`] accepts connections and bounds them; `http` reads a body
 //! within a budget; `envelope` cuts it into calls without building a tree; `dispatch` finds the
 //! method; the modules under `eth` answer from [`Chain`] and [`Mempool`]. What may take long runs on
-//! blocking threads, a bounded number at a time, within a time and a gas limit.
+//! blocking threads, a bounded number at a time, within a time and a gas limit. `answers` holds what
+//! they make, within a budget of bytes, until `stall` has written it; a connection begins no further
+//! request before that.
 //!
 //! Guarantees: only durable (hence final) blocks are visible, so a receipt that was given once stays;
 //! nothing a client sends makes the node hold more than [`RpcLimits`] allow.
@@ -15,6 +17,8 @@
 //! Deviations from geth: `safe` and `finalized` are `latest`, since every visible block is final;
 //! `pending` is `latest` but for nonces; state is kept for the last 128 blocks.
 
+mod answers;
+mod call;
 mod connections;
 mod convert;
 mod dispatch;
@@ -44,6 +48,7 @@ pub use error::RpcError;
 pub use http::{bind, router, serve, serve_probes};
 
 use crate::{mempool::Mempool, storage::Chain};
+use answers::{AnswerBudget, AnswerBuffer};
 use connections::Connections;
 use eth::fees::TipCache;
 use filters::Filters;
@@ -62,18 +67,25 @@ pub struct RpcLimits {
     pub write_timeout: Duration,
     /// Time for all calls of one request.
     pub request_timeout: Duration,
+    /// Time for one call, waiting for its place included.
+    pub call_timeout: Duration,
     /// Largest body, bytes.
     pub max_body_bytes: usize,
     /// Bodies held at one time, bytes in all; further ones are refused with status 503.
     pub max_bodies_bytes: usize,
     /// Calls in one batch.
     pub max_batch: usize,
-    /// Answers of one batch, bytes in all.
+    /// Answer to one request, bytes: to one call, or to all calls of a batch.
     pub max_response_bytes: usize,
+    /// Answers held at one time, bytes in all, from the moment they are made until clients have taken
+    /// them; the first kilobytes of each are not counted. Further ones are refused.
+    pub max_answers_bytes: usize,
     /// Calls of the EVM and log searches at one time; further ones wait.
     pub max_heavy_calls: usize,
     /// Reads of blocks, and transactions being checked, at one time; further ones wait.
     pub max_reads: usize,
+    /// What one `eth_call` may return, bytes.
+    pub max_call_output_bytes: usize,
     /// Gas of one `eth_call` or `eth_estimateGas`.
     pub call_gas_cap: u64,
     /// Blocks in one log search.
@@ -95,12 +107,19 @@ impl Default for RpcLimits {
             body_timeout: Duration::from_secs(15),
             write_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(30),
+            call_timeout: Duration::from_secs(5),
             max_body_bytes: 5 << 20,
             max_bodies_bytes: 32 << 20,
             max_batch: 1_000,
-            max_response_bytes: 16 << 20,
+            // The receipt of a transaction that spends 16.7 M gas (EIP-7825) on empty logs has 23 MB.
+            max_response_bytes: 32 << 20,
+            // One of the largest and three of 4 MiB beside it; with bodies, pool, state and what the
+            // allocator keeps, a node stays far below the 512 MB of a small container.
+            max_answers_bytes: 48 << 20,
             max_heavy_calls: cores.clamp(2, 8),
             max_reads: (4 * cores).clamp(8, 32),
+            // 4 MiB of JSON; code that gathers the results of other calls returns some hundred kilobytes.
+            max_call_output_bytes: 2 << 20,
             call_gas_cap: 50_000_000,
             max_log_blocks: 10_000,
             max_logs: 10_000,
@@ -136,7 +155,7 @@ impl std::fmt::Debug for RpcContext {
 }
 
 /// JSON text of a result.
-type Answer = Result<String, RpcError>;
+type Answer = Result<AnswerBuffer, RpcError>;
 
 /// Everything the handlers share.
 struct Rpc {
@@ -148,6 +167,8 @@ struct Rpc {
     reads: Arc<Semaphore>,
     /// Budget for bodies, in units of [`http::BODY_UNIT_BYTES`].
     bodies: Arc<Semaphore>,
+    /// Budget for answers.
+    answers: Arc<AnswerBudget>,
 }
 
 impl Rpc {
@@ -157,6 +178,7 @@ impl Rpc {
         let bodies = limits.max_bodies_bytes / http::BODY_UNIT_BYTES;
         let filters = Filters::new(limits.max_filters, limits.filter_idle);
         let connections = Arc::new(Connections::new(limits.max_connections));
+        let answers = AnswerBudget::new(limits.max_answers_bytes, Arc::clone(&connections));
         Arc::new(Self {
             context,
             filters: Mutex::new(filters),
@@ -165,6 +187,7 @@ impl Rpc {
             heavy: Arc::new(Semaphore::new(heavy)),
             reads: Arc::new(Semaphore::new(reads)),
             bodies: Arc::new(Semaphore::new(bodies)),
+            answers,
         })
     }
 
@@ -175,44 +198,4 @@ impl Rpc {
     fn limits(&self) -> &RpcLimits {
         &self.context.limits
     }
-
-    /// Runs a read of blocks on a blocking thread.
-    async fn read<F>(self: &Arc<Self>, work: F) -> Answer
-    where
-        F: FnOnce(&Rpc) -> Answer + Send + 'static,
-    {
-        self.run(&self.reads, work).await
-    }
-
-    /// Runs a call of the EVM or a log search on a blocking thread.
-    async fn heavy<F>(self: &Arc<Self>, work: F) -> Answer
-    where
-        F: FnOnce(&Rpc) -> Answer + Send + 'static,
-    {
-        self.run(&self.heavy, work).await
-    }
-
-    /// The permit goes with the work: a client that hangs up does not free it before its work ends.
-    async fn run<F>(self: &Arc<Self>, slots: &Arc<Semaphore>, work: F) -> Answer
-    where
-        F: FnOnce(&Rpc) -> Answer + Send + 'static,
-    {
-        let permit = Arc::clone(slots)
-            .acquire_owned()
-            .await
-            .map_err(RpcError::internal)?;
-        let rpc = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            let answer = work(&rpc);
-            drop(permit);
-            answer
-        })
-        .await
-        .map_err(RpcError::internal)?
-    }
-}
-
-/// Writes a result.
-fn json<T: serde::Serialize + ?Sized>(value: &T) -> Answer {
-    serde_json::to_string(value).map_err(RpcError::internal)
 }

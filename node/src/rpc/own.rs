@@ -6,39 +6,38 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Rpc,
-    error::RpcError,
-    json as write,
+    Answer,
+    call::RpcCall,
     params::{BlockParam, Data, Params},
 };
 
 /// `web3_clientVersion`, in the form that clients take apart.
-pub(super) fn client_version() -> Answer {
+pub(super) fn client_version(rpc: &RpcCall) -> Answer {
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let version = env!("CARGO_PKG_VERSION");
-    write(&format!("Axolotl/v{version}/{os}-{arch}"))
+    rpc.json(&format!("Axolotl/v{version}/{os}-{arch}"))
 }
 
 /// `web3_sha3`: Keccak-256.
-pub(super) fn sha3(params: &Params<'_>) -> Answer {
+pub(super) fn sha3(rpc: &RpcCall, params: &Params<'_>) -> Answer {
     params.at_most(1)?;
     let Data(data) = params.required(0)?;
-    write(&keccak256(data))
+    rpc.json(&keccak256(data))
 }
 
 /// `net_peerCount`.
-pub(super) fn peer_count(rpc: &Rpc) -> Answer {
-    write(&U64::from((rpc.context.status)().peers))
+pub(super) fn peer_count(rpc: &RpcCall) -> Answer {
+    rpc.json(&U64::from((rpc.context.status)().peers))
 }
 
 /// `eth_syncing`: `false`, or how far the node is.
-pub(super) fn syncing(rpc: &Rpc) -> Answer {
+pub(super) fn syncing(rpc: &RpcCall) -> Answer {
     if !(rpc.context.status)().syncing {
-        return write(&false);
+        return rpc.json(&false);
     }
     let current = rpc.head_height();
     let highest = (rpc.context.highest_known)().0.max(current);
-    write(&json!({
+    rpc.json(&json!({
         "startingBlock": U64::ZERO,
         "currentBlock": U64::from(current),
         "highestBlock": U64::from(highest),
@@ -46,16 +45,16 @@ pub(super) fn syncing(rpc: &Rpc) -> Answer {
 }
 
 /// `axolotl_status`: the node's own view of itself, as on its HTTP port.
-pub(super) fn status(rpc: &Rpc) -> Answer {
-    write(&(rpc.context.status)())
+pub(super) fn status(rpc: &RpcCall) -> Answer {
+    rpc.json(&(rpc.context.status)())
 }
 
 /// `axolotl_getCommitCertificate`: the votes that make a block final; `null` for block 0, for blocks
 /// that are not there, and for one that a recovery or forced record adopted: the block above it carries
 /// that record.
-pub(super) fn commit_certificate(rpc: &Rpc, block: BlockParam) -> Answer {
+pub(super) fn commit_certificate(rpc: &RpcCall, block: BlockParam) -> Answer {
     let stored = rpc.block(block)?;
-    write(&stored.and_then(|stored| stored.proof.as_ref()?.certificate().cloned()))
+    rpc.json(&stored.and_then(|stored| stored.proof.as_ref()?.certificate().cloned()))
 }
 
 /// The validators of the epoch that decides the next block.
@@ -69,10 +68,10 @@ struct Membership<'a> {
 }
 
 /// `axolotl_getMembership`.
-pub(super) fn membership(rpc: &Rpc) -> Answer {
+pub(super) fn membership(rpc: &RpcCall) -> Answer {
     let head = rpc.chain().head();
     let set = &head.validators;
-    write(&Membership {
+    rpc.json(&Membership {
         epoch: set.epoch(),
         record_hash: set.record_hash(),
         quorum_rule: set.rule(),
@@ -82,7 +81,7 @@ pub(super) fn membership(rpc: &Rpc) -> Answer {
 }
 
 /// `rpc_modules`.
-pub(super) fn modules() -> Result<String, RpcError> {
+pub(super) fn modules(rpc: &RpcCall) -> Answer {
     let version = Value::from("1.0");
-    write(&json!({ "axolotl": version, "eth": version, "net": version, "web3": version }))
+    rpc.json(&json!({ "axolotl": version, "eth": version, "net": version, "web3": version }))
 }

@@ -7,6 +7,7 @@
 
 mod accepted;
 mod admission;
+mod answers;
 mod chain;
 mod configuration;
 mod directory;

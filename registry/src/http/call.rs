@@ -5,57 +5,156 @@ use axolotl_common::{
     signed_request::{HEADER_JOIN_TOKEN, HEADER_KEY, RequestSignature},
 };
 use axum::{
-    body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, Request},
+    Extension,
+    extract::{FromRequest, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
+use futures::StreamExt;
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tower::limit::GlobalConcurrencyLimitLayer;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Api, error::ApiError};
+use super::{
+    Api,
+    admission::{Caller, FREE_BODY_BYTES, Place},
+    connections::{Busy, Handle},
+    error::ApiError,
+};
 use crate::registry::{Signed, wall_ms};
 
-/// Limits bodies to [`MAX_BODY_BYTES`].
-pub(super) fn body_limit() -> DefaultBodyLimit {
-    DefaultBodyLimit::max(MAX_BODY_BYTES)
+/// Largest body of a call, where it is not [`MAX_BODY_BYTES`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimit(usize);
+
+/// Lets the bodies of answers to orders have [`MAX_ANSWER_BYTES`].
+pub(super) fn answer_limit() -> Extension<BodyLimit> {
+    Extension(BodyLimit(MAX_ANSWER_BYTES))
 }
 
-/// Answers to orders that are read at once; further ones wait.
-const MAX_ANSWERS_AT_ONCE: usize = 8;
-
-/// Lets the bodies of answers to orders have [`MAX_ANSWER_BYTES`], a few at once.
-pub(super) fn answer_limits() -> (DefaultBodyLimit, GlobalConcurrencyLimitLayer) {
-    (
-        DefaultBodyLimit::max(MAX_ANSWER_BYTES),
-        GlobalConcurrencyLimitLayer::new(MAX_ANSWERS_AT_ONCE),
-    )
-}
-
-/// A request whose body was read whole.
+/// A request that has arrived whole, and its place.
 #[derive(Debug)]
 pub(super) struct Call {
     parts: Parts,
-    body: Bytes,
+    body: Body,
+    /// The signer, or why there is none; `None` where none is claimed.
+    signed: Option<Result<Signed, ApiError>>,
+    _place: Place,
+}
+
+/// A body, and the bytes of the budget that it takes.
+#[derive(Debug, Default)]
+struct Body {
+    bytes: Vec<u8>,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Body {
+    /// Reads a body of at most `most` bytes. What it holds beyond [`FREE_BODY_BYTES`] is paid for when it
+    /// comes.
+    async fn read(
+        body: axum::body::Body,
+        most: usize,
+        api: &Api,
+        connection: Option<&Handle>,
+    ) -> Result<Self, ApiError> {
+        let too_large = || {
+            ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than this call may have",
+            )
+        };
+        let announced = body.size_hint().lower();
+        if usize::try_from(announced).is_ok_and(|length| length > most) {
+            return Err(too_large());
+        }
+        let mut chunks = body.into_data_stream();
+        let mut read = Self::default();
+        let mut reading = None;
+        let mut paid = FREE_BODY_BYTES;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| {
+                ApiError::new(StatusCode::BAD_REQUEST, "the body could not be read")
+            })?;
+            let length = read.bytes.len() + chunk.len();
+            if length > most {
+                return Err(too_large());
+            }
+            if length > paid {
+                reading = reading.or_else(|| connection.map(Handle::reading_body));
+                // The buffer may grow to twice what it holds, so twice is paid for.
+                let permit = api
+                    .admission
+                    .body_bytes(2 * length - paid, connection)
+                    .await?;
+                read.permits.push(permit);
+                paid = 2 * length;
+            }
+            read.bytes.extend_from_slice(&chunk);
+        }
+        drop(reading);
+        Ok(read)
+    }
+}
+
+/// Reads a request whole, sees who signed it, and takes a place for it.
+async fn arrived(request: Request, api: &Api, caller: Option<Caller>) -> Result<Call, ApiError> {
+    let (parts, body) = request.into_parts();
+    let connection = parts.extensions.get::<Handle>();
+    let most = parts.extensions.get::<BodyLimit>();
+    let most = most.map_or(MAX_BODY_BYTES, |limit| limit.0);
+    let body = Body::read(body, most, api, connection).await?;
+    let signed = parts
+        .headers
+        .contains_key(HEADER_KEY)
+        .then(|| verify(&parts, &body.bytes, api));
+    let signer = signed.as_ref().and_then(|signed| signed.as_ref().ok());
+    if let (Some(connection), Some(signer)) = (connection, signer) {
+        connection.slot.set_signer(signer.key);
+    }
+    let caller = caller.unwrap_or_else(|| match signer {
+        Some(signer) if api.registry.knows(&signer.key) => Caller::Known,
+        _ => Caller::Stranger,
+    });
+    let place = api.admission.place(caller, connection)?;
+    Ok(Call {
+        parts,
+        body,
+        signed,
+        _place: place,
+    })
+}
+
+/// Checks the signature of a request. The counter is checked by the registry.
+fn verify(parts: &Parts, body: &[u8], api: &Api) -> Result<Signed, ApiError> {
+    let signature = RequestSignature::from_headers(|name| text(&parts.headers, name))?;
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let now_ms = wall_ms();
+    signature.verify(parts.method.as_str(), path, body, now_ms)?;
+    let started_ms = api.registry.started_ms();
+    if signature.timestamp_ms < started_ms {
+        // It may have been taken by the process before this one, whose counters are gone.
+        return Err(ApiError::of_kind(
+            StatusCode::UNAUTHORIZED,
+            problem::CLOCK,
+            format!(
+                "time stamp {} is before this registry's start at {started_ms}; the server's \
+                 time is {now_ms}; try again",
+                signature.timestamp_ms
+            ),
+        ));
+    }
+    Ok(Signed {
+        key: signature.key,
+        counter: signature.counter,
+    })
 }
 
 impl FromRequest<Api> for Call {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let again = Request::from_parts(parts.clone(), body);
-        let body = Bytes::from_request(again, api).await.map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                ApiError::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "the body is larger than this call may have",
-                )
-            } else {
-                ApiError::new(StatusCode::BAD_REQUEST, "the body could not be read")
-            }
-        })?;
-        Ok(Self { parts, body })
+        arrived(request, api, None).await
     }
 }
 
@@ -69,7 +168,7 @@ impl FromRequest<Api> for OperatorCall {
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         own_page(request.headers())?;
         admin(request.headers(), api)?;
-        let call = Call::from_request(request, api).await?;
+        let call = arrived(request, api, Some(Caller::Known)).await?;
         call.mutating()?;
         Ok(Self(call))
     }
@@ -175,7 +274,7 @@ impl Call {
     /// where it has a body.
     pub(super) fn mutating(&self) -> Result<(), ApiError> {
         own_page(&self.parts.headers)?;
-        if self.body.is_empty() {
+        if self.body.bytes.is_empty() {
             return Ok(());
         }
         let kind = self.text(header::CONTENT_TYPE).unwrap_or_default();
@@ -193,7 +292,7 @@ impl Call {
     /// Reads the body: an object, in which 5.0 is the number 5 as JSON Schema has it.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         let fault = |status, why: String| ApiError::new(status, format!("the body: {why}"));
-        let mut value: Value = serde_json::from_slice(&self.body)
+        let mut value: Value = serde_json::from_slice(&self.body.bytes)
             .map_err(|e| fault(StatusCode::BAD_REQUEST, e.to_string()))?;
         if !value.is_object() {
             let why = "expected an object".to_owned();
@@ -206,36 +305,20 @@ impl Call {
 
     /// Whether the call claims to be a node's.
     pub(super) fn claims_signature(&self) -> bool {
-        self.parts.headers.contains_key(HEADER_KEY)
+        self.signed.is_some()
     }
 
-    /// Checks the signature. The counter is checked by the registry.
+    /// Marks the connection busy for as long as a stream is open on it.
+    pub(super) fn streaming(&self) -> Option<Busy> {
+        self.parts.extensions.get::<Handle>().map(Handle::busy)
+    }
+
+    /// The signer, whose signature was checked.
     pub(super) fn signed(&self, api: &Api) -> Result<Signed, ApiError> {
-        let signature = RequestSignature::from_headers(|name| self.text(name))?;
-        let path = self
-            .parts
-            .uri
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        let now_ms = wall_ms();
-        signature.verify(self.parts.method.as_str(), path, &self.body, now_ms)?;
-        let started_ms = api.registry.started_ms();
-        if signature.timestamp_ms < started_ms {
-            // It may have been taken by the process before this one, whose counters are gone.
-            return Err(ApiError::of_kind(
-                StatusCode::UNAUTHORIZED,
-                problem::CLOCK,
-                format!(
-                    "time stamp {} is before this registry's start at {started_ms}; the server's \
-                     time is {now_ms}; try again",
-                    signature.timestamp_ms
-                ),
-            ));
+        match &self.signed {
+            Some(signed) => signed.clone(),
+            None => verify(&self.parts, &self.body.bytes, api),
         }
-        Ok(Signed {
-            key: signature.key,
-            counter: signature.counter,
-        })
     }
 
     /// Whether the call shows the join token.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use utoipa::IntoParams;
 
-use super::{Api, KEEP_ALIVE, call::Call, error::ApiError};
+use super::{Api, KEEP_ALIVE, call::Call, connections::Busy, error::ApiError};
 use crate::registry::{ControlStream, Registry, Sent};
 
 struct Orders {
@@ -24,6 +24,7 @@ struct Orders {
     first: bool,
     sent: Sent,
     ready: VecDeque<SignedOrder>,
+    _busy: Option<Busy>,
 }
 
 impl Orders {
@@ -107,6 +108,7 @@ pub(super) async fn control(
         first: true,
         sent: Sent::after(after),
         ready: VecDeque::new(),
+        _busy: call.streaming(),
     };
     let orders = stream::unfold(orders, |mut orders| async move {
         let order = orders.next().await?;

@@ -11,7 +11,7 @@ use axum::{
 use futures::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::{Api, KEEP_ALIVE, call::Call, error::ApiError};
+use super::{Api, KEEP_ALIVE, call::Call, connections::Busy, error::ApiError};
 use crate::registry::Registry;
 
 struct Reader {
@@ -20,6 +20,7 @@ struct Reader {
     last: u64,
     ready: VecDeque<Event>,
     _permit: OwnedSemaphorePermit,
+    _busy: Option<Busy>,
 }
 
 impl Reader {
@@ -90,6 +91,7 @@ pub(super) async fn events(
         last,
         ready: VecDeque::new(),
         _permit: permit,
+        _busy: call.streaming(),
     };
     let events = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;

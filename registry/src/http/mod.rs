@@ -4,8 +4,16 @@
 //! Every error is a problem document (RFC 9457). Checked in this order: foreign origin and token of
 //! an operator's call, before its body is read; size; foreign origin and content type of a node's;
 //! signature; body; and only then the rules of the cluster.
+//!
+//! A request takes a place to be worked on only when it has arrived whole and its signature was
+//! verified; known keys have places, connections and bytes of their own (`admission`,
+//! `connections`), and a connection begins no further request while its client leaves an answer
+//! unread (`stall`). So requests that never end, idle connections and clients that do not read
+//! keep no heartbeat out.
 
+mod admission;
 mod call;
+mod connections;
 mod control;
 mod error;
 mod events;
@@ -16,22 +24,22 @@ mod page;
 mod probes;
 mod router;
 mod server;
+mod stall;
 mod status;
 
 pub use error::ApiError;
 pub use router::{document, router};
-pub use server::serve;
+pub use server::{bind, serve};
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
 use crate::registry::Registry;
+use admission::Admission;
 
-/// Requests that are worked on at once; more are answered with 503.
+/// Requests of anybody that are worked on at once; more are answered with 503.
 pub const MAX_CONCURRENT_REQUESTS: usize = 128;
-/// Open connections; further ones wait to be accepted.
-pub const MAX_CONNECTIONS: usize = 1_024;
 /// Streams of events at once; more are answered with 503.
 pub const MAX_EVENT_STREAMS: usize = 64;
 /// A request must be answered in this time, streams aside.
@@ -43,7 +51,7 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Api {
     pub(crate) registry: Registry,
-    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) admission: Admission,
     pub(crate) event_streams: Arc<Semaphore>,
 }
 
@@ -52,7 +60,7 @@ impl Api {
     pub fn new(registry: Registry) -> Self {
         Self {
             registry,
-            requests: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
+            admission: Admission::new(),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
         }
     }

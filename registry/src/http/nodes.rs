@@ -10,7 +10,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{Api, call::Call, error::ApiError};
+use super::{Api, admission::Place, call::Call, error::ApiError};
 
 /// A node announces itself
 ///
@@ -39,7 +39,10 @@ pub(super) async fn register(
 
 /// Nodes that are heard, by number
 #[utoipa::path(get, path = "/discover", tag = "nodes", responses((status = 200, body = DiscoverResponse)))]
-pub(super) async fn discover(State(api): State<Api>) -> Result<Json<DiscoverResponse>, ApiError> {
+pub(super) async fn discover(
+    State(api): State<Api>,
+    _place: Place,
+) -> Result<Json<DiscoverResponse>, ApiError> {
     Ok(Json(api.registry.discover().await?))
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use axolotl_common::registry_api::StatusResponse;
 use axum::{extract::State, http::header, response::IntoResponse};
 
-use super::{Api, error::ApiError};
+use super::{Api, admission::Place, error::ApiError};
 
 const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
 <meta http-equiv=refresh content=5><title>Axolotl</title>\
@@ -78,7 +78,10 @@ fn render(status: &StatusResponse) -> Result<String, std::fmt::Error> {
 
 /// A page for people
 #[utoipa::path(get, path = "/", tag = "network", responses((status = 200, body = String, content_type = "text/html")))]
-pub(super) async fn page(State(api): State<Api>) -> Result<impl IntoResponse, ApiError> {
+pub(super) async fn page(
+    State(api): State<Api>,
+    _place: Place,
+) -> Result<impl IntoResponse, ApiError> {
     let status = api.registry.status().await?;
     // Writing to a String does not fail; the type asks for it.
     let page = render(&status).unwrap_or_default();

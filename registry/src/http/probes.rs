@@ -7,7 +7,7 @@ use axum::{
     response::IntoResponse,
 };
 
-use super::{Api, error::ApiError};
+use super::{Api, admission::Place, error::ApiError};
 
 /// The process lives
 #[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, body = String, content_type = "text/plain")))]
@@ -29,7 +29,10 @@ pub(super) async fn healthz() -> &'static str {
         (status = 503, body = Problem, description = "what is in the way"),
     )
 )]
-pub(super) async fn readyz(State(api): State<Api>) -> Result<&'static str, ApiError> {
+pub(super) async fn readyz(
+    State(api): State<Api>,
+    _place: Place,
+) -> Result<&'static str, ApiError> {
     let obstacles = api.registry.unready().await?;
     if obstacles.is_empty() {
         Ok("ok\n")
@@ -43,7 +46,7 @@ pub(super) async fn readyz(State(api): State<Api>) -> Result<&'static str, ApiEr
 
 /// Metrics in Prometheus' text format
 #[utoipa::path(get, path = "/metrics", tag = "probes", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
-pub(super) async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+pub(super) async fn metrics(State(api): State<Api>, _place: Place) -> impl IntoResponse {
     (
         [(
             header::CONTENT_TYPE,

@@ -15,8 +15,8 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Api, REQUEST_TIMEOUT, call, control, error::ApiError, events, failures, nodes, operator, page,
-    probes, status,
+    Api, REQUEST_TIMEOUT, admission::Place, call, connections::Handle, control, error::ApiError,
+    events, failures, nodes, operator, page, probes, status,
 };
 
 /// Requests of this process so far: names each in the log and in its answer.
@@ -32,7 +32,7 @@ fn table() -> OpenApiRouter<Api> {
         .merge(
             OpenApiRouter::new()
                 .routes(routes!(control::answers))
-                .layer(call::answer_limits()),
+                .layer(call::answer_limit()),
         )
         .routes(routes!(status::status))
         .routes(routes!(status::genesis))
@@ -60,10 +60,9 @@ pub fn router(api: Api) -> Router {
     let (router, document) = table().split_for_parts();
     let document = crate::openapi::complete(document);
     router
-        .route("/openapi.json", get(async move || Json(document)))
+        .route("/openapi.json", get(async move |_: Place| Json(document)))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(call::body_limit())
         .layer(middleware::from_fn_with_state(api.clone(), around))
         .with_state(api)
 }
@@ -85,7 +84,7 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     )
 }
 
-/// Bounds, names, times and counts each request.
+/// Names, times and counts each request.
 async fn around(State(api): State<Api>, request: Request, next: Next) -> Response {
     let id = REQUESTS.fetch_add(1, Ordering::Relaxed);
     let span = tracing::debug_span!(
@@ -95,10 +94,8 @@ async fn around(State(api): State<Api>, request: Request, next: Next) -> Respons
         path = request.uri().path()
     );
     let metrics = api.registry.clone();
-    let work = async move {
-        let Ok(_permit) = api.requests.try_acquire() else {
-            return ApiError::busy().into_response();
-        };
+    let connection = request.extensions().get::<Handle>().cloned();
+    let work = async {
         match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
             Ok(response) => response,
             Err(_) => ApiError::new(
@@ -108,7 +105,16 @@ async fn around(State(api): State<Api>, request: Request, next: Next) -> Respons
             .into_response(),
         }
     };
-    let mut response = work.instrument(span.clone()).await;
+    let response = work.instrument(span.clone()).await;
+    let mut response = api.admission.count_answer(response, connection.as_ref());
+    // Only what was answered well counts: a request that somebody took off the wire is refused.
+    if let Some(Handle { slot, .. }) = &connection
+        && let Some(signer) = slot.take_signer()
+        && response.status().is_success()
+        && api.registry.knows(&signer)
+    {
+        slot.set_known();
+    }
     let answered = response.status();
     metrics.metrics().answered(answered.as_u16());
     span.in_scope(|| {

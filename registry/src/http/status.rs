@@ -3,11 +3,14 @@
 use axolotl_common::registry_api::{MembershipResponse, Problem, StatusResponse, problem};
 use axum::{Json, extract::State, http::StatusCode};
 
-use super::{Api, error::ApiError};
+use super::{Api, admission::Place, error::ApiError};
 
 /// The whole picture
 #[utoipa::path(get, path = "/status", tag = "network", responses((status = 200, body = StatusResponse)))]
-pub(super) async fn status(State(api): State<Api>) -> Result<Json<StatusResponse>, ApiError> {
+pub(super) async fn status(
+    State(api): State<Api>,
+    _place: Place,
+) -> Result<Json<StatusResponse>, ApiError> {
     Ok(Json(api.registry.status().await?))
 }
 
@@ -19,7 +22,10 @@ pub(super) async fn status(State(api): State<Api>) -> Result<Json<StatusResponse
         (status = 404, body = Problem, description = "still forming"),
     )
 )]
-pub(super) async fn genesis(State(api): State<Api>) -> Result<Json<serde_json::Value>, ApiError> {
+pub(super) async fn genesis(
+    State(api): State<Api>,
+    _place: Place,
+) -> Result<Json<serde_json::Value>, ApiError> {
     let genesis = api.registry.genesis().await?;
     genesis.map(Json).ok_or_else(|| {
         ApiError::of_kind(
@@ -34,6 +40,7 @@ pub(super) async fn genesis(State(api): State<Api>) -> Result<Json<serde_json::V
 #[utoipa::path(get, path = "/membership", tag = "network", responses((status = 200, body = MembershipResponse)))]
 pub(super) async fn membership(
     State(api): State<Api>,
+    _place: Place,
 ) -> Result<Json<MembershipResponse>, ApiError> {
     Ok(Json(api.registry.membership().await?))
 }

@@ -19,12 +19,12 @@ pub use streams::{ControlStream, Sent};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use axolotl_common::{
-    KeyPair, NodeId, Signature,
+    KeyPair, NodeId, PublicKey, Signature,
     genesis::{GenesisDocument, GenesisError, Timing},
     recovery::StartId,
     registry_api::{
@@ -130,6 +130,8 @@ struct Inner {
     deadline: watch::Sender<Option<Now>>,
     newest_event: watch::Sender<u64>,
     peers: watch::Sender<u64>,
+    /// Keys of the nodes on record, for those who need not wait for the lock.
+    known: RwLock<BTreeSet<PublicKey>>,
     ending: CancellationToken,
     fatal: OnceLock<String>,
 }
@@ -213,6 +215,7 @@ impl Registry {
             deadline: watch::Sender::new(None),
             newest_event: watch::Sender::new(0),
             peers: watch::Sender::new(0),
+            known: RwLock::default(),
             ending: CancellationToken::new(),
             fatal: OnceLock::new(),
         }));
@@ -257,6 +260,12 @@ impl Registry {
         &self.0.setup.admin_token
     }
 
+    /// Whether a node with this key is on record.
+    pub fn knows(&self, key: &PublicKey) -> bool {
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.contains(key)
+    }
+
     /// Cancelled when the registry ends, for whatever reason.
     pub fn ending(&self) -> &CancellationToken {
         &self.0.ending
@@ -292,6 +301,7 @@ impl Registry {
             now: self.now(),
         };
         let result = verb(&mut turn);
+        turn.publish_keys();
         let announced = turn.announce();
         let result = result.and_then(|value| announced.map(|()| value));
         if let Err(error @ (CallError::Store(_) | CallError::Genesis(_))) = &result {
@@ -460,6 +470,17 @@ impl Turn<'_> {
         self.core.store.put_event(&event)?;
         self.inner.newest_event.send_replace(event.id);
         Ok(())
+    }
+
+    /// Shows new keys to [`Registry::knows`]. Keys are never forgotten.
+    fn publish_keys(&self) {
+        let keys = &self.core.state.keys;
+        let known = &self.inner.known;
+        let shown = known.read().unwrap_or_else(PoisonError::into_inner).len();
+        if shown != keys.len() {
+            let mut known = known.write().unwrap_or_else(PoisonError::into_inner);
+            known.extend(keys.keys().copied());
+        }
     }
 
     /// Compares the state of each node with what was told last; sets the next deadline.

@@ -4,23 +4,23 @@ use alloy_primitives::{B256, Bytes, U64, U256};
 use axolotl_ledger::state::{account_key, slot_key};
 
 use crate::rpc::{
-    Answer, Rpc,
+    Answer,
+    call::RpcCall,
     error::RpcError,
-    json,
     params::{AddressParam, BlockParam, Params, Slot},
 };
 
 /// `eth_getBalance`.
-pub(in crate::rpc) fn balance(rpc: &Rpc, params: &Params<'_>) -> Answer {
+pub(in crate::rpc) fn balance(rpc: &RpcCall, params: &Params<'_>) -> Answer {
     params.at_most(2)?;
     let AddressParam(address) = params.required(0)?;
     let block: BlockParam = params.optional(1)?.unwrap_or_default();
     let account = rpc.view(block)?.account(&address)?;
-    json(&account.map_or(U256::ZERO, |account| account.balance))
+    rpc.json(&account.map_or(U256::ZERO, |account| account.balance))
 }
 
 /// `eth_getTransactionCount`. `pending` counts the transactions that wait, too.
-pub(in crate::rpc) fn transaction_count(rpc: &Rpc, params: &Params<'_>) -> Answer {
+pub(in crate::rpc) fn transaction_count(rpc: &RpcCall, params: &Params<'_>) -> Answer {
     params.at_most(2)?;
     let AddressParam(address) = params.required(0)?;
     let block: BlockParam = params.optional(1)?.unwrap_or_default();
@@ -31,11 +31,11 @@ pub(in crate::rpc) fn transaction_count(rpc: &Rpc, params: &Params<'_>) -> Answe
     };
     let account = rpc.view(block)?.account(&address)?;
     let nonce = account.map_or(0, |account| account.nonce);
-    json(&U64::from(nonce.max(waiting.unwrap_or(0))))
+    rpc.json(&U64::from(nonce.max(waiting.unwrap_or(0))))
 }
 
 /// `eth_getCode`.
-pub(in crate::rpc) fn code(rpc: &Rpc, params: &Params<'_>) -> Answer {
+pub(in crate::rpc) fn code(rpc: &RpcCall, params: &Params<'_>) -> Answer {
     params.at_most(2)?;
     let AddressParam(address) = params.required(0)?;
     let view = rpc.view(params.optional(1)?.unwrap_or_default())?;
@@ -52,11 +52,11 @@ pub(in crate::rpc) fn code(rpc: &Rpc, params: &Params<'_>) -> Answer {
             })?,
         _ => Bytes::new(),
     };
-    json(&code)
+    rpc.json(&code)
 }
 
 /// `eth_getStorageAt`.
-pub(in crate::rpc) fn storage(rpc: &Rpc, params: &Params<'_>) -> Answer {
+pub(in crate::rpc) fn storage(rpc: &RpcCall, params: &Params<'_>) -> Answer {
     params.at_most(3)?;
     let AddressParam(address) = params.required(0)?;
     let Slot(slot) = params.required(1)?;
@@ -65,5 +65,5 @@ pub(in crate::rpc) fn storage(rpc: &Rpc, params: &Params<'_>) -> Answer {
         .state
         .storage(&account_key(&address), &slot_key(&slot.into()))
         .map_err(RpcError::internal)?;
-    json(&B256::from(value))
+    rpc.json(&B256::from(value))
 }

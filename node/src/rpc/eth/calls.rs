@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use crate::rpc::{
     Answer, Rpc,
+    call::RpcCall,
     error::RpcError,
-    json,
     params::{AddressParam, BlockParam, Data, Params, Price, Quantity, Word},
 };
 
@@ -147,8 +147,9 @@ impl Call {
     }
 
     /// `eth_call`.
-    pub(in crate::rpc) fn call(&self, rpc: &Rpc) -> Answer {
+    pub(in crate::rpc) fn call(&self, rpc: &RpcCall) -> Answer {
         let view = rpc.view(self.block)?;
+        // The place for `rpc.call_deadline`, when the EVM can be interrupted.
         let outcome = call(
             rpc.chain().spec(),
             &view.header,
@@ -158,14 +159,18 @@ impl Call {
             rpc.limits().call_gas_cap,
         );
         match outcome.map_err(refused)? {
-            CallOutcome::Success { output, .. } => json(&output),
-            failed => Err(ended_badly(failed)),
+            CallOutcome::Success { output, .. } => {
+                bounded(rpc, &output)?;
+                rpc.json(&output)
+            }
+            failed => Err(ended_badly(rpc, failed)),
         }
     }
 
     /// `eth_estimateGas`.
-    pub(in crate::rpc) fn estimate(&self, rpc: &Rpc) -> Answer {
+    pub(in crate::rpc) fn estimate(&self, rpc: &RpcCall) -> Answer {
         let view = rpc.view(self.block)?;
+        // The place for `rpc.call_deadline`, as above.
         let estimate = estimate_gas(
             rpc.chain().spec(),
             &view.header,
@@ -175,8 +180,8 @@ impl Call {
             rpc.limits().call_gas_cap,
         );
         match estimate.map_err(refused)? {
-            Ok(gas) => json(&U64::from(gas)),
-            Err(outcome) => Err(ended_badly(outcome)),
+            Ok(gas) => rpc.json(&U64::from(gas)),
+            Err(outcome) => Err(ended_badly(rpc, outcome)),
         }
     }
 }
@@ -188,9 +193,24 @@ fn refused(error: CallError) -> RpcError {
     }
 }
 
-fn ended_badly(outcome: CallOutcome) -> RpcError {
+/// Refuses output that is larger than a call may return.
+fn bounded(rpc: &Rpc, output: &Bytes) -> Result<(), RpcError> {
+    let most = rpc.limits().max_call_output_bytes;
+    if output.len() > most {
+        return Err(RpcError::Limit(format!(
+            "limit exceeded: the call returned {} bytes, the most are {most}; ask for less at once",
+            output.len()
+        )));
+    }
+    Ok(())
+}
+
+fn ended_badly(rpc: &Rpc, outcome: CallOutcome) -> RpcError {
     match outcome {
-        CallOutcome::Revert { output, .. } => RpcError::reverted(output),
+        CallOutcome::Revert { output, .. } => match bounded(rpc, &output) {
+            Ok(()) => RpcError::reverted(output),
+            Err(error) => error,
+        },
         CallOutcome::Halt { reason, .. } => RpcError::Server(reason),
         CallOutcome::Success { .. } => RpcError::internal("a success was taken for a failure"),
     }

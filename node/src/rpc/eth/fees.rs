@@ -7,8 +7,8 @@ use axolotl_ledger::next_base_fee;
 use crate::{
     rpc::{
         Answer, Rpc,
+        call::RpcCall,
         error::RpcError,
-        json,
         params::{BlockParam, BoundedVec, Count, NumberOrTag, Params},
         state::unknown_block,
     },
@@ -43,20 +43,20 @@ pub(in crate::rpc) fn next_fee(rpc: &Rpc, head: &Head) -> u64 {
 }
 
 /// `eth_gasPrice`: what a transaction without fee fields should offer.
-pub(in crate::rpc) fn gas_price(rpc: &Rpc) -> Answer {
+pub(in crate::rpc) fn gas_price(rpc: &RpcCall) -> Answer {
     let head = rpc.chain().head();
     let price = u128::from(next_fee(rpc, &head)) + suggested_tip(rpc)?;
-    json(&U256::from(price))
+    rpc.json(&U256::from(price))
 }
 
 /// `eth_maxPriorityFeePerGas`.
-pub(in crate::rpc) fn priority_fee(rpc: &Rpc) -> Answer {
-    json(&U256::from(suggested_tip(rpc)?))
+pub(in crate::rpc) fn priority_fee(rpc: &RpcCall) -> Answer {
+    rpc.json(&U256::from(suggested_tip(rpc)?))
 }
 
 /// `eth_blobBaseFee`.
-pub(in crate::rpc) fn blob_base_fee() -> Answer {
-    json(&U256::from(BLOB_BASE_FEE))
+pub(in crate::rpc) fn blob_base_fee(rpc: &RpcCall) -> Answer {
+    rpc.json(&U256::from(BLOB_BASE_FEE))
 }
 
 /// A tip that gets a transaction into the next blocks.
@@ -141,7 +141,7 @@ impl History {
     }
 
     /// `eth_feeHistory`: base fees of N blocks and of the one that comes next.
-    pub(in crate::rpc) fn answer(&self, rpc: &Rpc) -> Answer {
+    pub(in crate::rpc) fn answer(&self, rpc: &RpcCall) -> Answer {
         let head = rpc.head_height();
         let newest = match self.newest {
             BlockParam::Number(number) if number > head => {
@@ -154,12 +154,13 @@ impl History {
         let count = self.count.min(newest + 1);
         let mut history = FeeHistory::default();
         if count == 0 {
-            return json(&history);
+            return rpc.json(&history);
         }
         history.oldest_block = newest + 1 - count;
         let mut reward = Vec::new();
         let mut next = 0;
         for height in history.oldest_block..=newest {
+            rpc.call_deadline.check()?;
             let stored = rpc.block_at(height)?.ok_or_else(|| {
                 RpcError::internal(format!("block {height} is missing from the store"))
             })?;
@@ -178,7 +179,7 @@ impl History {
         history.base_fee_per_gas.push(next.into());
         history.base_fee_per_blob_gas.push(BLOB_BASE_FEE);
         history.reward = self.percentiles.as_ref().map(|_| reward);
-        json(&history)
+        rpc.json(&history)
     }
 }
 

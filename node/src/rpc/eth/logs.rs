@@ -7,10 +7,11 @@ use alloy_rpc_types_eth::{Filter, FilterSet, Log};
 use serde::Deserialize;
 
 use crate::rpc::{
-    Answer, Rpc, convert,
+    Answer,
+    call::RpcCall,
+    convert,
     error::RpcError,
     eth::blocks::need_receipts,
-    json,
     params::{AddressParam, BlockParam, BoundedVec, HashParam, NumberOrTag, OneOrMany, Params},
 };
 
@@ -20,8 +21,9 @@ const MAX_ADDRESSES: usize = 1_000;
 const MAX_TOPICS: usize = 4;
 /// Most alternatives at one position (geth's bound).
 const MAX_ALTERNATIVES: usize = 1_000;
-/// Longest search.
-const MAX_SEARCH: Duration = Duration::from_secs(10);
+/// Left of a call's time when a search stops: enough to write what was found, so that a filter's client
+/// learns of it.
+const WRITE_TIME: Duration = Duration::from_secs(1);
 /// Data of the logs in one answer, bytes.
 const MAX_DATA_BYTES: usize = 8 << 20;
 
@@ -123,7 +125,7 @@ impl Query {
     }
 
     /// `eth_getLogs`, `eth_getFilterLogs`.
-    pub(in crate::rpc) fn answer(&self, rpc: &Rpc) -> Answer {
+    pub(in crate::rpc) fn answer(&self, rpc: &RpcCall) -> Answer {
         let head = rpc.head_height();
         let (from, to) = match self.blocks {
             Blocks::One(hash) => {
@@ -145,7 +147,7 @@ impl Query {
             }
         };
         if from > to {
-            return json::<[Log]>(&[]);
+            return rpc.json::<[Log]>(&[]);
         }
         let most = rpc.limits().max_log_blocks;
         if to - from >= most {
@@ -155,14 +157,19 @@ impl Query {
         }
         let found = self.search(rpc, from, to)?;
         match found.stopped {
-            None => json(&found.logs),
+            None => rpc.json(&found.logs),
             Some(why) => Err(why),
         }
     }
 
-    /// Looks through blocks `from` to `to`, both inclusive, until a bound is met.
-    pub(in crate::rpc) fn search(&self, rpc: &Rpc, from: u64, to: u64) -> Result<Found, RpcError> {
-        let started = Instant::now();
+    /// Looks through blocks `from` to `to`, both inclusive, until a bound is met; ends with an error when
+    /// nobody waits for the answer any more.
+    pub(in crate::rpc) fn search(
+        &self,
+        rpc: &RpcCall,
+        from: u64,
+        to: u64,
+    ) -> Result<Found, RpcError> {
         let most = rpc.limits().max_logs;
         let mut found = Found {
             logs: Vec::new(),
@@ -171,7 +178,8 @@ impl Query {
         };
         let mut bytes = 0;
         for height in from..=to {
-            if started.elapsed() > MAX_SEARCH {
+            rpc.call_deadline.check()?;
+            if Instant::now() + WRITE_TIME >= rpc.call_deadline.instant() {
                 found.stopped = Some(RpcError::Timeout(
                     "query timeout exceeded: ask for fewer blocks".into(),
                 ));

@@ -10,10 +10,10 @@ use tokio::sync::broadcast::error::TryRecvError;
 
 use crate::rpc::{
     Answer, Rpc,
+    call::RpcCall,
     error::RpcError,
     eth::logs::Query,
     filters::{Filters, Installed, Kind},
-    json,
     params::{Params, Price},
 };
 
@@ -31,40 +31,40 @@ pub(in crate::rpc) fn id(params: &Params<'_>) -> Result<u128, RpcError> {
     Ok(id)
 }
 
-fn install(rpc: &Rpc, kind: Kind, next: u64) -> Answer {
+fn install(rpc: &RpcCall, kind: Kind, next: u64) -> Answer {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(RpcError::internal)?;
     let id = u128::from_be_bytes(bytes);
     let filter = Installed { kind, next };
     filters(rpc).install(Instant::now(), id, filter)?;
-    json(&format!("{id:#x}"))
+    rpc.json(&format!("{id:#x}"))
 }
 
 /// `eth_newFilter`.
-pub(in crate::rpc) fn new_filter(rpc: &Rpc, params: &Params<'_>) -> Answer {
+pub(in crate::rpc) fn new_filter(rpc: &RpcCall, params: &Params<'_>) -> Answer {
     let query = Query::read(params)?;
     let next = query.first_to_report(rpc.head_height());
     install(rpc, Kind::Logs(Box::new(query)), next)
 }
 
 /// `eth_newBlockFilter`.
-pub(in crate::rpc) fn new_block_filter(rpc: &Rpc) -> Answer {
+pub(in crate::rpc) fn new_block_filter(rpc: &RpcCall) -> Answer {
     install(rpc, Kind::Blocks, rpc.head_height() + 1)
 }
 
 /// `eth_newPendingTransactionFilter`.
-pub(in crate::rpc) fn new_transaction_filter(rpc: &Rpc) -> Answer {
+pub(in crate::rpc) fn new_transaction_filter(rpc: &RpcCall) -> Answer {
     let receiver = rpc.context.mempool.subscribe_new();
     install(rpc, Kind::Transactions(receiver), 0)
 }
 
 /// `eth_uninstallFilter`.
-pub(in crate::rpc) fn uninstall(rpc: &Rpc, id: u128) -> Answer {
-    json(&filters(rpc).remove(Instant::now(), id))
+pub(in crate::rpc) fn uninstall(rpc: &RpcCall, id: u128) -> Answer {
+    rpc.json(&filters(rpc).remove(Instant::now(), id))
 }
 
 /// `eth_getFilterChanges`: what is new since the last poll.
-pub(in crate::rpc) fn changes(rpc: &Rpc, id: u128) -> Answer {
+pub(in crate::rpc) fn changes(rpc: &RpcCall, id: u128) -> Answer {
     let filter = filters(rpc).get(Instant::now(), id)?;
     let mut filter = filter.lock().unwrap_or_else(PoisonError::into_inner);
     let Installed { kind, next } = &mut *filter;
@@ -76,29 +76,34 @@ pub(in crate::rpc) fn changes(rpc: &Rpc, id: u128) -> Answer {
                 .last_to_report(head)
                 .min(next.saturating_add(most - 1));
             if *next > to {
-                return json::<[()]>(&[]);
+                return rpc.json::<[()]>(&[]);
             }
             let found = query.search(rpc, *next, to)?;
-            let stuck = found.next == *next;
-            *next = found.next;
             match found.stopped {
                 // One block alone is too much: say so, and go on after it with the next poll.
-                Some(why) if stuck => {
+                Some(why) if found.next == *next => {
                     *next += 1;
                     Err(why)
                 }
-                _ => json(&found.logs),
+                _ => {
+                    let answer = rpc.json(&found.logs)?;
+                    *next = found.next;
+                    Ok(answer)
+                }
             }
         }
         Kind::Blocks => {
-            let mut hashes = Vec::new();
-            while *next <= head && hashes.len() < MAX_HASHES {
-                if let Some(stored) = rpc.block_at(*next)? {
+            let (mut hashes, mut read_to) = (Vec::new(), *next);
+            while read_to <= head && hashes.len() < MAX_HASHES {
+                rpc.call_deadline.check()?;
+                if let Some(stored) = rpc.block_at(read_to)? {
                     hashes.push(stored.hash);
                 }
-                *next += 1;
+                read_to += 1;
             }
-            json(&hashes)
+            let answer = rpc.json(&hashes)?;
+            *next = read_to;
+            Ok(answer)
         }
         Kind::Transactions(receiver) => {
             let mut hashes: Vec<B256> = Vec::new();
@@ -110,13 +115,13 @@ pub(in crate::rpc) fn changes(rpc: &Rpc, id: u128) -> Answer {
                     Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                 }
             }
-            json(&hashes)
+            rpc.json(&hashes)
         }
     }
 }
 
 /// `eth_getFilterLogs`: all logs that match, new or not.
-pub(in crate::rpc) fn all_logs(rpc: &Rpc, id: u128) -> Answer {
+pub(in crate::rpc) fn all_logs(rpc: &RpcCall, id: u128) -> Answer {
     let filter = filters(rpc).get(Instant::now(), id)?;
     let query = match &filter.lock().unwrap_or_else(PoisonError::into_inner).kind {
         Kind::Logs(query) => query.clone(),

@@ -7,7 +7,7 @@ use axolotl_ledger::{Transaction, TransactionError};
 
 use crate::{
     mempool::{JournalFailure, MempoolError, Origin, SenderState},
-    rpc::{Answer, Rpc, error::RpcError, eth::fees::next_fee, json, params::BlockParam},
+    rpc::{Answer, call::RpcCall, error::RpcError, eth::fees::next_fee, params::BlockParam},
 };
 
 /// First bytes of code that only points to other code (EIP-7702): such an account may send.
@@ -16,7 +16,7 @@ const DELEGATION_PREFIX: [u8; 3] = [0xef, 0x01, 0x00];
 /// `eth_sendRawTransaction`: keeps a transaction that can be in a block and hands it on. The sender
 /// is recovered here, once; the mempool has the other rules. The hash is given only when the
 /// transaction is in the journal, and so is "already known": a client takes both for the same.
-pub(in crate::rpc) fn raw_transaction(rpc: &Rpc, raw: &Bytes) -> Answer {
+pub(in crate::rpc) fn raw_transaction(rpc: &RpcCall, raw: &Bytes) -> Answer {
     let spec = rpc.chain().spec();
     let tx = Transaction::decode(raw, spec.chain.id).map_err(refused)?;
     let head = rpc.chain().head();
@@ -51,7 +51,7 @@ pub(in crate::rpc) fn raw_transaction(rpc: &Rpc, raw: &Bytes) -> Answer {
         Err(error) => return Err(RpcError::Server(error.to_string())),
     }
     mempool.flush().map_err(|failure| not_kept(&failure))?;
-    json(&hash)
+    rpc.json(&hash)
 }
 
 /// The transaction is in the pool, and gossiped, and not in the journal: no hash is given for that.

@@ -390,3 +390,104 @@ async fn it_stops_with_open_connections() {
         started.elapsed()
     );
 }
+
+/// A call of code that returns `bytes` zeros: PUSH4 bytes, PUSH0, RETURN.
+fn returning(bytes: u32) -> String {
+    let code = format!("0x63{bytes:08x}5ff3");
+    let to = "0x00000000000000000000000000000000000000c0";
+    let call = json!([{ "to": to }, "latest", { to: { "code": code } }]);
+    json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": call }).to_string()
+}
+
+fn post_of(body: &str) -> String {
+    let length = body.len();
+    format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unread_answers_leave_room_for_small_ones_and_give_their_bytes_back() {
+    let limits = RpcLimits {
+        max_answers_bytes: 4 << 20,
+        write_timeout: Duration::from_secs(4),
+        ..RpcLimits::default()
+    };
+    let server = Server::start(limits);
+    let large = returning(1 << 20);
+    assert_eq!(
+        server.json(&large).await["result"].as_str().unwrap().len(),
+        2 + (2 << 20)
+    );
+
+    // Each of them asks eight times and reads nothing.
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        let mut stream = server.connect().await;
+        let ahead = post_of(&large).repeat(8);
+        stream.write_all(ahead.as_bytes()).await.unwrap();
+        silent.push(stream);
+    }
+    let deadline = Instant::now() + DEADLINE;
+    let refused = loop {
+        let answer = server.json(&large).await;
+        if answer["error"].is_object() {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "the budget is never in use");
+    };
+    assert_eq!(refused["error"]["code"], -32005, "{refused}");
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("limit exceeded"), "{message}");
+    assert_eq!(refused["id"], 1);
+    server.still_answers().await;
+    let small = server.json(&returning(7 << 10)).await;
+    assert!(small["result"].is_string(), "{small}");
+    // A batch of which a part finds no room: errors in its place, the rest is answered.
+    let batch = format!("[{BLOCK_NUMBER},{large},{large},{large},{BLOCK_NUMBER}]");
+    let answers = server.json(&batch).await;
+    assert_eq!(answers[0]["result"], "0x0");
+    assert_eq!(answers[4]["result"], "0x0");
+
+    // They are ended where their bytes are asked for, and at the latest when the time for writing is over.
+    loop {
+        let answer = server.json(&large).await;
+        if answer["result"].is_string() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{answer}");
+    }
+    drop(silent);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_and_time_of_one_call_are_bounded() {
+    let limits = RpcLimits {
+        max_call_output_bytes: 100_000,
+        max_response_bytes: 150_000,
+        call_timeout: Duration::from_millis(100),
+        // More than it can count in the time.
+        call_gas_cap: 1_000_000_000,
+        ..RpcLimits::default()
+    };
+    let server = Server::start(limits);
+    let of = async |body: &str| server.json(body).await["error"]["code"].clone();
+    assert!(of(&returning(70_000)).await.is_null());
+    assert_eq!(of(&returning(100_001)).await, -32005);
+    assert_eq!(of(&returning(80_000)).await, -32003);
+    // As much in the data of a revert.
+    let reverting = returning(100_001).replace("5ff3", "5ffd");
+    assert_eq!(of(&reverting).await, -32005);
+
+    // JUMPDEST, PUSH0, JUMP. The answer to a batch does not wait for each of them longer than for one.
+    let endless = returning(0).replace("0x63000000005ff3", "0x5b5f56");
+    let started = Instant::now();
+    let batch = server.json(&format!("[{endless},{BLOCK_NUMBER}]")).await;
+    assert_eq!(batch[0]["error"]["code"], -32002, "{batch}");
+    assert_eq!(batch[1]["result"], "0x0", "{batch}");
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+    server.shutdown.cancel();
+}

@@ -3,9 +3,12 @@
 mod http;
 mod methods;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope};
@@ -23,7 +26,12 @@ use axolotl_ledger::{BlockAttributes, ChainSpec, Tx, Unlimited, state::account_k
 use serde_json::{Value, json, value::RawValue};
 use tempfile::TempDir;
 
-use super::{Rpc, RpcContext, RpcError, RpcLimits, dispatch, params::Params};
+use super::{
+    Rpc, RpcContext, RpcError, RpcLimits,
+    call::{CallDeadline, RpcCall},
+    dispatch,
+    params::Params,
+};
 use crate::{
     mempool::{Mempool, MempoolLimits, SenderState},
     storage::{Chain, StorageOptions},
@@ -244,6 +252,8 @@ fn status(
 pub(super) async fn call(rpc: &Arc<Rpc>, method: &str, params: Value) -> Result<Value, RpcError> {
     let raw = RawValue::from_string(params.to_string()).unwrap();
     let params = Params::parse(Some(&raw))?;
-    let answer = dispatch::call(rpc, method, &params).await?;
-    Ok(serde_json::from_str(&answer).expect("answers are JSON"))
+    let deadline = CallDeadline::at(Instant::now() + rpc.limits().call_timeout);
+    let call = RpcCall::new(rpc, deadline);
+    let answer = dispatch::call(&call, method, &params).await?;
+    Ok(serde_json::from_str(&answer.text()).expect("answers are JSON"))
 }
