@@ -14,6 +14,7 @@ pub use self::{
     },
     problem::{Problem, refuse_process},
     recovery::{RecoverRequest, RecoveryPhase, RecoveryStatus},
+    votes::{SILENT_AFTER, SILENT_HEIGHTS, Symptom, SymptomCode, VoteReport},
 };
 use crate::{
     crypto::PublicKey,
@@ -24,6 +25,7 @@ use crate::{
 mod orders;
 pub mod problem;
 mod recovery;
+mod votes;
 
 /// Largest request body, bytes.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -196,6 +198,9 @@ pub struct Heartbeat {
     /// It is sealed in this epoch and all before it: it votes there no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<Epoch>,
+    /// What it has received of each validator of `epoch`; at most as many as a record may name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub votes: Vec<VoteReport>,
 }
 
 /// Answer to a heartbeat.
@@ -273,8 +278,11 @@ pub struct NodeStatus {
     /// Why the state is what it is, in words, where there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Whether it votes in the epoch in force, by its own word.
+    /// Whether it votes in the epoch in force: by its own account, and the others receive its votes.
     pub voting: bool,
+    /// What is wrong with it although it reports in time, with a code that does not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symptom: Option<Symptom>,
     /// Connected peers.
     pub peers: usize,
     /// Starts of its data directory.

@@ -52,6 +52,7 @@
 //! ([`message::Payload::Decided`]), so that an idle chain leaves nobody behind.
 
 mod amnesia;
+mod attendance;
 mod bodies;
 mod context;
 mod driver;
@@ -69,6 +70,7 @@ mod validators;
 #[cfg(test)]
 mod test_support;
 
+pub use attendance::{LastSigned, LastVote};
 pub use driver::{Admission, Driver, Lock, StatedHead};
 pub use effect::{Effect, Evidence};
 pub use input::{BlockSummary, Config, HeightStart, Input, Now, TimerId, TimerKind, Verdict};

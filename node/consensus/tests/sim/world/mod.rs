@@ -1,5 +1,6 @@
 //! The world of a run: virtual time, one queue of events, and the nodes.
 
+mod attendance;
 mod chaos;
 mod effects;
 mod lives;
@@ -216,6 +217,8 @@ pub(crate) struct Outcome {
     pub(crate) epochs: u64,
     /// What happened in recoveries.
     pub(crate) tally: Tally,
+    /// For how long each node at most missed the votes of each other while faults went on.
+    pub(crate) missing: BTreeMap<(usize, usize), Duration>,
 }
 
 /// How often each thing worth a look happened.
@@ -269,6 +272,7 @@ pub(crate) struct World {
     late: BTreeSet<Height>,
     misbehaviours: usize,
     unfit: BTreeSet<usize>,
+    missing: BTreeMap<(usize, usize), Duration>,
 }
 
 impl World {
@@ -329,6 +333,7 @@ impl World {
             late: BTreeSet::new(),
             misbehaviours: 0,
             unfit: BTreeSet::new(),
+            missing: BTreeMap::new(),
             setup,
         };
         for (at, fault) in world.setup.plan.events.clone() {
@@ -353,6 +358,7 @@ impl World {
                 epochs: self.nodes[0].disk.chain.set.epoch().0,
                 unfit: self.unfit,
                 tally: self.tally,
+                missing: self.missing,
             }),
             Err(violation) => Err((violation, self.trace)),
         }
