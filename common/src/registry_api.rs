@@ -552,6 +552,9 @@ pub struct NodeSelfStatus {
     pub tx_pool_size: usize,
     /// Age of the last block decided by votes, if one was since the start.
     pub last_commit_age_ms: Option<u64>,
+    /// What it has received of each other validator of the epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub votes: Vec<VoteReport>,
 }
 
 /// Names one chain in a status answer.

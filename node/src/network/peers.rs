@@ -314,6 +314,40 @@ impl Peers {
         }
     }
 
+    /// Every connection is gone, and every dial with it: all are dialled at once.
+    pub(crate) fn all_disconnected(&mut self, now: Instant) {
+        let open = |(key, peer): (&PublicKey, &Peer)| {
+            let connections = peer.connections.iter();
+            connections.map(|id| (*key, *id)).collect::<Vec<_>>()
+        };
+        let open: Vec<_> = self.map.iter().flat_map(open).collect();
+        for (key, id) in open {
+            self.disconnected(now, &key, id);
+        }
+        for peer in self.map.values_mut() {
+            peer.dialling = false;
+            peer.status_open = false;
+            peer.backoff = Duration::ZERO;
+            peer.refusals = 0;
+            peer.dial_due = now;
+        }
+    }
+
+    /// The connections of a peer are about to be closed by this node: it is dialled at once.
+    pub(crate) fn dial_soon(&mut self, key: &PublicKey) {
+        if let Some(peer) = self.map.get_mut(key) {
+            peer.backoff = Duration::ZERO;
+        }
+    }
+
+    /// Peers that may connect now.
+    pub(crate) fn all_admitted(&self, now: Instant) -> Vec<PublicKey> {
+        let keys = self.map.keys();
+        keys.filter(|key| self.admitted(now, key))
+            .copied()
+            .collect()
+    }
+
     /// A ping was answered.
     pub(crate) fn pong(&mut self, now: Instant, key: &PublicKey, rtt: Duration) {
         if let Some(peer) = self.map.get_mut(key) {
@@ -440,6 +474,7 @@ impl Peers {
             rtt: peer.rtt,
             last_pong: peer.last_pong,
             status: peer.status.as_ref().map(|(status, _)| status.clone()),
+            status_at: peer.status.as_ref().map(|(_, at)| *at),
         };
         Some(shown.map(info).collect())
     }

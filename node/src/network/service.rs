@@ -20,7 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Fault, MessageToken, NetworkEvent, PeerInfo, PeerStatus, RequestError, StatusSource,
+    Fault, MessageToken, NetworkError, NetworkEvent, PeerInfo, PeerStatus, RequestError,
+    StatusSource,
     behaviour::{Behaviour, BehaviourEvent, Topics, chain_label},
     codec::{SyncResponse, decode_transactions},
     events::EventSender,
@@ -39,9 +40,16 @@ type Event = SwarmEvent<BehaviourEvent>;
 pub(crate) type StatusReply = oneshot::Sender<Result<PeerStatus, RequestError>>;
 pub(crate) type BlocksAnswer = oneshot::Sender<Result<SyncResponse, RequestError>>;
 
+/// Makes a swarm that listens nowhere yet.
+pub(crate) type MakeSwarm = Box<dyn Fn() -> Result<Swarm<Behaviour>, NetworkError> + Send>;
+
 /// What a service is made of.
 pub(crate) struct Parts {
     pub(crate) swarm: Swarm<Behaviour>,
+    /// Makes another swarm of the same settings.
+    pub(crate) make_swarm: MakeSwarm,
+    /// What a swarm listens on; the port is never 0.
+    pub(crate) listen: Multiaddr,
     pub(crate) topics: Topics,
     pub(crate) chain: ChainRef,
     pub(crate) max_consensus_bytes: usize,
@@ -63,7 +71,7 @@ pub(crate) struct Parts {
 /// The task's state.
 pub(crate) struct Service {
     pub(super) parts: Parts,
-    listening: Vec<Multiaddr>,
+    pub(super) listening: Vec<Multiaddr>,
     /// Status requests that we sent; someone may wait for the answer.
     pub(super) statuses: HashMap<rr::OutboundRequestId, (PublicKey, Option<StatusReply>)>,
     pub(super) blocks: HashMap<rr::OutboundRequestId, (PublicKey, BlocksAnswer)>,
@@ -145,6 +153,9 @@ impl Service {
             Command::SetAllowed(list) => self.set_allowed(&list),
             Command::Dial(address) => self.dial(DialOpts::from(address), None),
             Command::Report(peer, fault) => self.charge(&peer, fault),
+            Command::Announce(peer) => self.announce(&peer),
+            Command::Reconnect(peer) => self.reconnect(&peer),
+            Command::Restart => self.restart(),
         }
     }
 
@@ -220,7 +231,7 @@ impl Service {
         }
     }
 
-    fn dial_due(&mut self, now: Instant) {
+    pub(super) fn dial_due(&mut self, now: Instant) {
         for (key, addresses) in self.parts.peers.dials(now) {
             let options = DialOpts::peer_id(peer_id(&key))
                 .addresses(addresses)
