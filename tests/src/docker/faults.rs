@@ -27,14 +27,7 @@ impl Placeholder {
         let image = format!("axolotl-registry:{}", super::TAG);
         let this = Self(name.clone());
         let run = ["run", "-d", "--name", &*name, "--network", &*network];
-        let settings = [
-            "--tmpfs",
-            "/data:uid=65532,gid=65532",
-            "-e",
-            "RUNTIME=none",
-            "-e",
-            "DATA_DIR=/data",
-        ];
+        let settings = ["-e", "RUNTIME=none"];
         docker(&[&run[..], &settings, &[&*image]].concat()).await?;
         Ok(this)
     }
