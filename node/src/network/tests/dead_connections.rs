@@ -78,13 +78,15 @@ async fn forward(mut near: TcpStream, mut far: TcpStream, mut told: watch::Recei
                 }
                 fate = *told.borrow_and_update();
                 if fate == Fate::HalfDead {
-                    drop(near);
-                    // The far side is not read any more, and stays open.
-                    std::future::pending::<()>().await;
+                    break;
                 }
             }
         }
     }
+    drop(near);
+    // The far side is not read any more, and stays open.
+    std::future::pending::<()>().await;
+    drop(far);
 }
 
 /// The next consensus message is this one; others before it are dropped.
