@@ -235,7 +235,8 @@ impl Service {
         for (key, addresses) in self.parts.peers.dials(now) {
             let options = DialOpts::peer_id(peer_id(&key))
                 .addresses(addresses)
-                .condition(PeerCondition::DisconnectedAndNotDialing)
+                // Not "disconnected", too: a dead connection may still be closing.
+                .condition(PeerCondition::NotDialing)
                 .build();
             self.dial(options, Some(&key));
         }
@@ -252,6 +253,10 @@ impl Service {
         self.banned.retain(|key| !back.contains(key));
         for key in back {
             self.behaviour().allowed.allow_peer(peer_id(&key));
+        }
+        for connection in self.parts.peers.take_overdue(now) {
+            tracing::debug!(%connection, "no pong; the connection is closed");
+            self.parts.swarm.close_connection(connection);
         }
         self.dial_due(now);
         self.ask_due_statuses(now);
@@ -553,7 +558,7 @@ impl Service {
         match event.result {
             Ok(rtt) => {
                 if let Some(key) = public_key(&event.peer) {
-                    self.parts.peers.pong(now, &key, rtt);
+                    self.parts.peers.pong(now, &key, event.connection, rtt);
                     self.announce_changes(now);
                 }
             }

@@ -10,6 +10,9 @@ use tokio::{
 
 use super::*;
 
+/// No answer for so long is lost, and nobody has noticed yet.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
 /// What becomes of the connections that are open now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -127,7 +130,8 @@ async fn gossip_passes_both_ways_after_one_side_alone_saw_the_connection_die() {
     passes(&returns, &mut stays, b"before").await;
 
     relay.fate.send_replace(Fate::OneWay);
-    let lost = returns.network.request_status(stays.key()).await;
+    let answer = returns.network.request_status(stays.key());
+    let lost = timeout(UNANSWERED, answer).await;
     assert!(lost.is_err(), "{lost:?}");
     relay.fate.send_replace(Fate::HalfDead);
     returns
@@ -147,6 +151,10 @@ async fn gossip_passes_both_ways_after_one_side_alone_saw_the_connection_die() {
     passes(&stays, &mut returns, b"back").await;
     let took = begun.elapsed();
     println!("MEASURED gossip passes both ways again after {took:.1?}");
+    assert!(
+        took < Duration::from_secs(12),
+        "{took:?}: left to the library's ping"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
