@@ -18,12 +18,16 @@ const DATA: &str = r#"{{range .Mounts}}{{if eq .Destination "/data"}}{{.Name}}{{
 /// The address of a container, and of the host as the container sees it.
 const ADDRESSES: &str = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}}{{end}}";
 
+/// Most addresses that are taken to move one container.
+const PLACEHOLDERS: usize = 4;
+
 /// A container that does nothing but hold an address of a cluster's network.
 pub struct Placeholder(String);
 
 impl Placeholder {
-    async fn start(prefix: &str) -> anyhow::Result<Self> {
-        let (name, network) = (format!("{prefix}placeholder"), format!("{prefix}net"));
+    async fn start(prefix: &str, number: usize) -> anyhow::Result<Self> {
+        let name = format!("{prefix}placeholder{number}");
+        let network = format!("{prefix}net");
         let image = format!("axolotl-registry:{}", super::TAG);
         let this = Self(name.clone());
         let run = ["run", "-d", "--name", &*name, "--network", &*network];
@@ -77,21 +81,26 @@ impl DockerCluster {
         self.network("connect", name).await
     }
 
-    /// Takes a container off the network and puts it back with another address. Its old address stays taken for
-    /// as long as what is returned lives.
+    /// Takes a container off the network and puts it back with another address. Addresses stay taken for as long as
+    /// what is returned lives.
     ///
     /// # Errors
-    /// As [`run`], or when it has the same address again.
-    pub async fn move_elsewhere(&self, name: &str) -> anyhow::Result<Placeholder> {
+    /// As [`run`], or when the engine gives it the same address again and again.
+    pub async fn move_elsewhere(&self, name: &str) -> anyhow::Result<Vec<Placeholder>> {
         let (before, _) = self.addresses(name).await?;
-        self.disconnect(name).await?;
-        // Whoever comes next is given the address that became free.
-        let taken = Placeholder::start(&self.prefix).await?;
-        self.reconnect(name).await?;
-        let (after, _) = self.addresses(name).await?;
-        println!("{name} moved from {before} to {after}");
-        ensure!(before != after, "{name} has {after} again");
-        Ok(taken)
+        let mut taken = Vec::new();
+        while taken.len() < PLACEHOLDERS {
+            self.disconnect(name).await?;
+            // Whoever comes next may be given the address that became free.
+            taken.push(Placeholder::start(&self.prefix, taken.len()).await?);
+            self.reconnect(name).await?;
+            let (after, _) = self.addresses(name).await?;
+            if before != after {
+                println!("{name} moved from {before} to {after}");
+                return Ok(taken);
+            }
+        }
+        anyhow::bail!("{name} has {before} again and again")
     }
 
     /// From now on a container exchanges no packets with `others`; everything else passes, such as the registry.
