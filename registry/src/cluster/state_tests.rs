@@ -241,7 +241,8 @@ fn a_member_whose_votes_do_not_arrive_is_shown_and_not_counted_on_and_not_replac
 
 #[test]
 fn only_fresh_reports_of_level_members_of_the_epoch_count() {
-    let spoilt: [(&str, fn(&mut Heartbeat)); 2] = [
+    type Spoil = fn(&mut Heartbeat);
+    let spoilt: [(&str, Spoil); 2] = [
         ("it fetches blocks", |beat| beat.syncing = true),
         ("it speaks of another epoch", |beat| beat.epoch = Epoch(1)),
     ];

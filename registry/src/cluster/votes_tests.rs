@@ -10,6 +10,9 @@ use super::*;
 /// The head of everybody.
 const HEAD: Height = Height(100);
 
+/// Who reports, and whose votes it misses.
+type Missed<'a> = &'a [(u8, &'a [u8])];
+
 fn at(seconds: u64) -> Now {
     Duration::from_secs(seconds)
 }
@@ -60,7 +63,7 @@ fn heard(i: u8) -> VoteReport {
 }
 
 /// What each reports: itself, and whom it misses. It receives the votes of all others.
-fn reports(n: u8, missed: &[(u8, &[u8])]) -> Vec<(u8, Vec<VoteReport>)> {
+fn reports(n: u8, missed: Missed<'_>) -> Vec<(u8, Vec<VoteReport>)> {
     let of = |(reporter, missed): &(u8, &[u8])| {
         let report = |i| match missed.contains(&i) {
             true => silent(i),
@@ -107,7 +110,6 @@ fn numbers(silences: &BTreeMap<PublicKey, Silence>) -> Vec<u8> {
 #[test]
 fn f_plus_one_others_must_report_it_and_not_so_many_the_contrary() {
     use QuorumRule::{Byzantine, Majority};
-    type Missed<'a> = &'a [(u8, &'a [u8])];
     let none: &[u8] = &[];
     let table: &[(&str, u8, QuorumRule, Missed<'_>, &[u8])] = &[
         ("nobody reports", 4, Byzantine, &[], &[]),
@@ -314,7 +316,7 @@ fn what_is_known_stays_until_enough_others_receive_its_votes_again() {
             reporters: vec![NodeId::numbered(2), NodeId::numbered(3)],
         },
     )]);
-    let table: [(&[(u8, &[u8])], &[u8]); 6] = [
+    let table: [(Missed<'_>, &[u8]); 6] = [
         (&[], &[4]),
         (&[(2, &[])], &[4]),
         (&[(4, &[])], &[4]),

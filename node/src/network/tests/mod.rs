@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::*;
 
-mod dead_connections;
+mod half_dead;
 mod hostile;
 mod mesh;
 

@@ -105,10 +105,11 @@ async fn expect_message(node: &mut Node, wanted: &'static [u8]) {
 async fn passes(from: &Node, to: &mut Node, what: &'static [u8]) {
     let network = from.network.clone();
     let sender = tokio::spawn(async move {
+        let mut pause = tokio::time::interval(Duration::from_millis(100));
         for copy in 0_u64.. {
+            pause.tick().await;
             let bytes = [what, &copy.to_le_bytes()].concat();
             network.publish_consensus(bytes).unwrap();
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
     expect_message(to, what).await;
