@@ -15,6 +15,7 @@ pub use self::{
     },
     problem::{Problem, refuse_process},
     recovery::{RecoverRequest, RecoveryPhase, RecoveryStatus},
+    votes::{SILENT_AFTER, SILENT_HEIGHTS, Symptom, SymptomCode, VoteReport},
 };
 use crate::{
     crypto::PublicKey,
@@ -25,6 +26,7 @@ use crate::{
 mod orders;
 pub mod problem;
 mod recovery;
+mod votes;
 
 /// Largest request body, bytes.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -197,6 +199,9 @@ pub struct Heartbeat {
     /// It is sealed in this epoch and all before it: it votes there no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<Epoch>,
+    /// What it has received of each validator of `epoch`; at most as many as a record may name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub votes: Vec<VoteReport>,
 }
 
 /// Answer to a heartbeat.
@@ -274,8 +279,11 @@ pub struct NodeStatus {
     /// Why the state is what it is, in words, where there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Whether it votes in the epoch in force, by its own word.
+    /// Whether it votes in the epoch in force: by its own account, and the others receive its votes.
     pub voting: bool,
+    /// What is wrong with it although it reports in time, with a code that does not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symptom: Option<Symptom>,
     /// Connected peers.
     pub peers: usize,
     /// Starts of its data directory.
@@ -545,6 +553,9 @@ pub struct NodeSelfStatus {
     pub tx_pool_size: usize,
     /// Age of the last block decided by votes, if one was since the start.
     pub last_commit_age_ms: Option<u64>,
+    /// What it has received of each other validator of the epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub votes: Vec<VoteReport>,
 }
 
 /// Names one chain in a status answer.

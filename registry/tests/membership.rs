@@ -4,8 +4,8 @@
 mod support;
 
 use axolotl_common::{
-    Epoch, SignedRecord,
-    registry_api::{Heartbeat, MembershipResponse, PlanResponse, problem},
+    Epoch, Height, SignedRecord,
+    registry_api::{Heartbeat, MembershipResponse, PlanResponse, VoteReport, problem},
 };
 use reqwest::{Method, StatusCode};
 use support::{Answer, Calls, TestRegistry, beat, key, request, wait_for};
@@ -286,5 +286,65 @@ async fn a_store_that_is_older_than_the_chain_does_nothing() {
     assert_eq!(answer.status, StatusCode::ACCEPTED);
     nodes.beat(&[1, 2, 3, 4]).await;
     assert_eq!(nodes.membership().await.pending, None);
+    registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_votes_do_not_arrive_is_shown_until_they_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (registry, mut nodes) = four(dir.path()).await;
+    let reports = async |nodes: &mut Nodes, missed: bool| {
+        nodes.seq += 1;
+        for i in 1..=4_u8 {
+            let report = |other: u8| VoteReport {
+                validator: key(other).public(),
+                height: Height(if other == 4 && missed { 90 } else { 100 }),
+                age_ms: 9_000,
+                missing_ms: (other == 4 && missed).then_some(8_500),
+            };
+            let beat = Heartbeat {
+                votes: (1..=4).filter(|other| *other != i).map(report).collect(),
+                ..beat(i, nodes.seq, 100)
+            };
+            let answer = nodes.api.beat(&key(i), &beat).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    };
+    reports(&mut nodes, true).await;
+    let status: serde_json::Value = nodes.api.get("/status").await.json();
+    let node = &status["nodes"]["node4"];
+    assert_eq!(node["voting"], false, "{node}");
+    assert_eq!(node["state"], "healthy");
+    assert_eq!(node["symptom"]["code"], "not_voting");
+    assert_eq!(node["symptom"]["height"], 90);
+    // node2 leads, and its report counts for nothing.
+    let expected = serde_json::json!(["node1", "node3"]);
+    assert_eq!(node["symptom"]["reporters"], expected);
+    let text = node["symptom"]["text"].as_str().unwrap();
+    let page = nodes.api.get("/").await.body;
+    let page = String::from_utf8_lossy(&page);
+    assert!(page.contains(", not voting: "), "{page}");
+    assert!(text.contains("node1, node3"), "{text}");
+    let others = &status["nodes"]["node3"];
+    assert_eq!(
+        (&others["voting"], others.get("symptom")),
+        (&true.into(), None)
+    );
+    reports(&mut nodes, false).await;
+    let status: serde_json::Value = nodes.api.get("/status").await.json();
+    let node = &status["nodes"]["node4"];
+    assert_eq!((&node["voting"], node.get("symptom")), (&true.into(), None));
+    let call = nodes.api.http.get(format!("{}/events", nodes.api.url));
+    let mut stream = call.send().await.unwrap();
+    let mut text = String::new();
+    let told = async {
+        while !text.contains("node4 votes again") {
+            let chunk = stream.chunk().await.unwrap().expect("the stream goes on");
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    };
+    let told = tokio::time::timeout(support::DEADLINE, told).await;
+    assert!(told.is_ok(), "no end of it: {text}");
+    assert!(text.contains("node4 is not voting"), "{text}");
     registry.stop().await;
 }

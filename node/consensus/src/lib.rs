@@ -52,6 +52,7 @@
 //! ([`message::Payload::Decided`]), so that an idle chain leaves nobody behind.
 
 mod amnesia;
+mod attendance;
 mod bodies;
 mod budget;
 mod context;
@@ -70,6 +71,7 @@ mod validators;
 #[cfg(test)]
 mod test_support;
 
+pub use attendance::{LastSigned, LastVote};
 pub use budget::build_budget;
 pub use driver::{Admission, Driver, Lock, StatedHead};
 pub use effect::{Effect, Evidence, ProposalFault};

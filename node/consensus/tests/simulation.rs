@@ -260,3 +260,76 @@ fn a_quorum_minus_one_is_found() {
     });
     finds(Mutant::QuorumMinusOne, "agreement", setups);
 }
+
+/// What makes a validator count as one whose votes do not arrive.
+const SILENT: std::time::Duration = std::time::Duration::from_secs(8);
+
+/// Twenty seconds in which one of `n` validators is far away, or cannot be heard.
+fn twenty_seconds(
+    seed: u64,
+    n: usize,
+    fault: Fault,
+    transaction_every: u64,
+) -> sim::world::Outcome {
+    let mut plan = Plan::quiet(n);
+    plan.heal_at = 20_000_000;
+    plan.transaction_every = transaction_every;
+    plan.events = vec![(500_000, fault)];
+    let setup = Setup {
+        plan,
+        learners: 0,
+        traced: false,
+        ..random_setup(seed, n, 0)
+    };
+    match run(setup) {
+        Ok(outcome) => outcome,
+        Err((violation, _)) => panic!("seed {seed}: {violation:?}"),
+    }
+}
+
+/// No certificate ever holds its signature, and nobody takes it for silent: under load and idle, at up to
+/// twice the time that light takes to the other side of the globe.
+#[test]
+fn a_far_validator_is_never_taken_for_silent() {
+    for seed in 0..2 {
+        for (n, one_way, transaction_every) in [
+            (4, 60_000, 50_000),
+            (4, 250_000, 50_000),
+            (4, 250_000, 20_000_000),
+            (7, 200_000, 300_000),
+        ] {
+            let far = n - 1;
+            let outcome = twenty_seconds(seed, n, Fault::Far(far, one_way), transaction_every);
+            assert!(outcome.height.0 > 5, "{}", outcome.height);
+            for ((node, other), longest) in &outcome.missing {
+                assert!(
+                    *longest < SILENT / 2,
+                    "seed {seed}, n = {n}, {one_way} us: {node} missed {other} for {longest:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_validator_whose_votes_are_lost_is_found_silent_by_all_others_and_nobody_else_is() {
+    for seed in 0..2 {
+        for (n, transaction_every) in [(4, 50_000), (4, 20_000_000), (7, 300_000)] {
+            let lost = n - 1;
+            let outcome = twenty_seconds(seed, n, Fault::Voiceless(lost), transaction_every);
+            for node in 0..lost {
+                let longest = outcome.missing.get(&(node, lost)).copied();
+                assert!(
+                    longest >= Some(SILENT),
+                    "seed {seed}, n = {n}: {node} missed {lost} for {longest:?}"
+                );
+            }
+            for ((node, other), longest) in &outcome.missing {
+                assert!(
+                    *other == lost || *longest < SILENT,
+                    "seed {seed}, n = {n}: {node} missed {other} for {longest:?}"
+                );
+            }
+        }
+    }
+}

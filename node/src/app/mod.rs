@@ -19,15 +19,19 @@ mod genesis;
 mod orders;
 mod peer_list;
 mod registry;
+mod vote_paths;
 
 use std::{
     io::ErrorKind,
     sync::{Arc, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use axolotl_common::{Hash, NodeId, ProcessId, PublicKey, VolumeId, registry_api::NodeSelfStatus};
+use axolotl_common::{
+    Hash, NodeId, ProcessId, PublicKey, VolumeId,
+    registry_api::{NodeSelfStatus, VoteReport},
+};
 use axolotl_ledger::ChainSpec;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::{
@@ -42,7 +46,7 @@ use crate::{
     admin::{self, Readiness},
     chain_sync,
     config::Config,
-    engine::{CONFLICT_RECORD, Engine, EngineParts, StatusBook},
+    engine::{self, CONFLICT_RECORD, Engine, EngineParts, StatusBook},
     mempool::{JournalOptions, Mempool, MempoolLimits},
     metrics::Metrics,
     network::{self, Network, NetworkConfig, PeerStatus},
@@ -331,6 +335,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<()
                 .context("JSON-RPC failed")
         });
     }
+    critical.spawn(vote_paths::run(Arc::clone(&node)));
     critical.spawn(events::readiness(Arc::clone(&node), readiness.clone()));
     tracing::info!(node = %label, rpc = %rpc_address, height = chain.head().header.number, "node is up");
 
@@ -549,7 +554,22 @@ impl Node {
             last_commit_age_ms: engine
                 .last_decided
                 .map(|at| at.elapsed().as_millis() as u64),
+            votes: self.vote_reports(),
         }
+    }
+
+    /// What arrived of each other validator of the epoch in force.
+    fn vote_reports(&self) -> Vec<VoteReport> {
+        let ms = |at: Instant| at.elapsed().as_millis() as u64;
+        let report = |arrival: &engine::Arrival| VoteReport {
+            validator: arrival.validator,
+            height: arrival.height,
+            age_ms: ms(arrival.at),
+            missing_ms: arrival.missing_since.map(ms),
+        };
+        let votes = self.engine.arrivals().votes;
+        let others = votes.iter().filter(|arrival| arrival.validator != self.key);
+        others.map(report).collect()
     }
 
     /// Highest head that a peer told of.

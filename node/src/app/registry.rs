@@ -42,6 +42,8 @@ const QUEUE: usize = 64;
 const DISCOVER_INTERVAL: Duration = Duration::from_secs(5);
 /// Shortest pause between two looks at what changed.
 const CHANGES_PAUSE: Duration = Duration::from_millis(20);
+/// How often it is looked whose votes cease to arrive.
+const SILENCE_LOOK: Duration = Duration::from_millis(500);
 /// How often it is looked whether blocks come.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// A failure that goes on is reported again this often.
@@ -292,6 +294,7 @@ fn heartbeat(node: &Node, seq: u64) -> Heartbeat {
         voting: status.voting,
         unfit: status.unfit,
         sealed: status.sealed,
+        votes: status.votes,
     }
 }
 
@@ -304,6 +307,8 @@ struct Told {
     sealed: Option<Epoch>,
     syncing: bool,
     reachable: Vec<PublicKey>,
+    /// Whose votes do not arrive here.
+    silent: Vec<PublicKey>,
 }
 
 impl Told {
@@ -316,6 +321,12 @@ impl Told {
             sealed: status.sealed,
             syncing: is_behind(node, status.syncing, status.height),
             reachable: status.reachable,
+            silent: status
+                .votes
+                .iter()
+                .filter(|report| report.is_silent(status.height))
+                .map(|report| report.validator)
+                .collect(),
         }
     }
 }
@@ -325,8 +336,11 @@ async fn watch_changes(node: Arc<Node>, prompt: Arc<Notify>) -> anyhow::Result<(
     let (mut engine, mut sync) = (node.engine.status(), node.sync.status());
     let mut peers = node.network.watch_peers();
     let mut told = Told::of(&node);
+    // That votes cease to arrive changes nothing of the above.
+    let mut look = tokio::time::interval(SILENCE_LOOK);
     loop {
         tokio::select! {
+            _ = look.tick() => {}
             changed = engine.changed() => changed.context("the engine ended")?,
             changed = sync.changed() => changed.context("sync ended")?,
             changed = peers.changed() => changed.context("the network ended")?,

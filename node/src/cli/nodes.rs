@@ -173,7 +173,7 @@ fn seen_by(
 fn registered_json(node: &NodeStatus) -> Value {
     json!({
         "id": node.id, "peer_id": node.peer_id, "state": node.state, "role": node.role,
-        "height": node.height, "rpc_url": url_of(node),
+        "height": node.height, "rpc_url": url_of(node), "voting": node.voting, "symptom": node.symptom,
     })
 }
 
@@ -185,10 +185,7 @@ fn registered_row(node: &NodeStatus) -> [Cell; 6] {
     };
     [
         plain(node.id.to_string()),
-        (
-            status::state(node.state).to_owned(),
-            status::colour_of(node.state),
-        ),
+        status::state_cell(node),
         plain(role),
         plain(node.height.to_string()),
         plain(url_of(node)),

@@ -45,7 +45,7 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The colour of a state.
-pub(super) fn colour_of(state: NodeState) -> Colour {
+fn colour_of(state: NodeState) -> Colour {
     match state {
         NodeState::Healthy => Colour::Green,
         NodeState::Starting | NodeState::Syncing | NodeState::Draining => Colour::Yellow,
@@ -122,6 +122,10 @@ pub fn render(status: &StatusResponse, now: SystemTime, colours: bool) -> String
     let rows: Vec<[Cell; 9]> = nodes.iter().map(|node| row(node, now)).collect();
     text.push_str(&table::render(HEADINGS, &rows, colours));
     for node in nodes {
+        if let Some(symptom) = &node.symptom {
+            let words = format!("{}: {}: {}", node.id, symptom.code, symptom.text);
+            line(&mut text, &Colour::Red.paint(&words, colours));
+        }
         if let Some(detail) = &node.detail {
             line(&mut text, &format!("{}: {detail}", node.id));
         }
@@ -135,7 +139,7 @@ pub(super) fn too_few(status: &StatusResponse) -> String {
     let validators: Vec<_> = all.filter(|node| node.role == Role::Validator).collect();
     let healthy = validators
         .iter()
-        .filter(|node| node.state == NodeState::Healthy);
+        .filter(|node| node.state == NodeState::Healthy && node.symptom.is_none());
     format!(
         "{} of {} validators healthy, too few to finalise blocks",
         healthy.count(),
@@ -157,7 +161,7 @@ fn row(node: &NodeStatus, now: SystemTime) -> [Cell; 9] {
     };
     [
         plain(node.id.to_string()),
-        (state(node.state).to_owned(), colour_of(node.state)),
+        state_cell(node),
         plain(role.to_owned()),
         plain(node.height.to_string()),
         plain(node.peers.to_string()),
@@ -173,6 +177,16 @@ fn row(node: &NodeStatus, now: SystemTime) -> [Cell; 9] {
     ]
 }
 
+/// The state, or what is wrong with a node that reports in time.
+pub(super) fn state_cell(node: &NodeStatus) -> Cell {
+    match &node.symptom {
+        Some(symptom) if node.state == NodeState::Healthy => {
+            (symptom.code.to_string(), Colour::Red)
+        }
+        _ => (state(node.state).to_owned(), colour_of(node.state)),
+    }
+}
+
 pub(super) fn role(role: Role) -> &'static str {
     match role {
         Role::Validator => "validator",
@@ -182,7 +196,7 @@ pub(super) fn role(role: Role) -> &'static str {
     }
 }
 
-pub(super) fn state(state: NodeState) -> &'static str {
+fn state(state: NodeState) -> &'static str {
     match state {
         NodeState::Starting => "starting",
         NodeState::Syncing => "syncing",
@@ -252,6 +266,24 @@ node2   healthy  leader     128     3      0     2 min ago  http://127.0.0.1:854
 node10  healthy  validator  128     3      0     2 min ago  http://127.0.0.1:8545  pid 1010
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_member_whose_votes_do_not_arrive_is_shown() {
+        let mut silent = node(3, false);
+        silent["voting"] = json!(false);
+        silent["symptom"] = json!({"code": "not_voting", "text": "no vote of it reached node2 for 9 s",
+            "height": 120, "age_ms": 9_000, "reporters": ["node2"]});
+        let mut status = status();
+        let silent: NodeStatus = serde_json::from_value(silent).unwrap();
+        status.nodes.insert(silent.id.clone(), silent);
+        let text = render(&status, now(), false);
+        assert!(text.contains("\nnode3   not voting  validator"), "{text}");
+        let told = "\nnode3: not voting: no vote of it reached node2 for 9 s\n";
+        assert!(text.contains(told), "{text}");
+        status.consensus_possible = false;
+        let text = render(&status, now(), false);
+        assert!(text.contains("2 of 3 validators healthy"), "{text}");
     }
 
     #[test]

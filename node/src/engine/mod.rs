@@ -27,7 +27,7 @@ mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -42,7 +42,7 @@ use axolotl_consensus::{HeightStart, ProposalFault, SignedVote};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::recovery::{OrderAnswer, StatusBook, StatusFacts};
+pub use self::recovery::{Arrival, Arrivals, OrderAnswer, StatusBook, StatusFacts};
 use self::{
     recovery::ORDER_PATIENCE,
     runner::Runner,
@@ -199,6 +199,7 @@ pub struct Engine {
     inbox: mpsc::Sender<Inbound>,
     jobs: mpsc::Sender<Job>,
     chain: Chain,
+    book: StatusBook,
     status: watch::Receiver<EngineStatus>,
 }
 
@@ -221,7 +222,7 @@ impl Engine {
         let (jobs, job_queue) = mpsc::channel(JOB_QUEUE);
         let (done, answers) = mpsc::channel(DONE_QUEUE);
         let (ended, end) = oneshot::channel();
-        let chain = parts.chain.clone();
+        let (chain, book) = (parts.chain.clone(), Arc::clone(&parts.book));
         let worker = Worker::new(
             parts.chain.clone(),
             parts.mempool.clone(),
@@ -249,6 +250,7 @@ impl Engine {
                 inbox,
                 jobs,
                 chain,
+                book,
                 status,
             },
             end,
@@ -388,6 +390,12 @@ impl Engine {
             .blocking_send(Job::Apply { blocks, reply })
             .map_err(|_| stopped())?;
         answer.blocking_recv().map_err(|_| stopped())?
+    }
+
+    /// Whose votes arrive at this node.
+    pub fn arrivals(&self) -> Arrivals {
+        let facts = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.arrivals.clone()
     }
 
     /// How consensus fares, now and whenever that changes.

@@ -14,7 +14,9 @@ use std::{
 };
 
 use axolotl_common::{Hash, Height, KeyPair, PublicKey, Round};
-use axolotl_consensus::{Admission, BlockSummary, Config, Driver, Input, LogRecord, Message};
+use axolotl_consensus::{
+    Admission, BlockSummary, Config, Driver, Input, LogRecord, Message, message::Payload,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -433,7 +435,15 @@ impl Runner {
                 return Ok(());
             }
         }
-        self.input(Input::Message(message)).await
+        let voter = match &message.payload {
+            Payload::Vote(vote) => Some(vote.vote.validator),
+            _ => None,
+        };
+        self.input(Input::Message(message)).await?;
+        if let Some(voter) = voter {
+            self.note_vote_of(&voter);
+        }
+        Ok(())
     }
 
     /// Tells consensus whether there is something to put into a block.

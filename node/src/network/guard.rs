@@ -1,4 +1,10 @@
-//! Watches the streams of gossip.
+//! Watches the streams of gossip, and tells a peer this node's subscriptions on every connection.
+//!
+//! gossipsub 0.50 announces subscriptions on the first connection of a peer only (rust-libp2p issue 5097).
+//! When a peer saw a connection die that this side still believes in, it comes back on a second one, is told
+//! nothing, and publishes nothing to this node from then on: its votes are lost while both are "connected".
+//! So each connection is shown to gossipsub as if it were the first, which makes it say hello, and once more when
+//! one of several ends: the dead one may have taken the hello with it.
 //!
 //! When a peer sends a gossip frame that is too long or does not decode, libp2p ends that stream
 //! without a word to us: what the peer writes to it is lost, and it may open the next one. An honest
@@ -12,11 +18,11 @@ use std::{
 
 use libp2p::{
     Multiaddr, PeerId,
-    core::{Endpoint, transport::PortUse},
+    core::{ConnectedPoint, Endpoint, transport::PortUse},
     swarm::{
         ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
         NetworkBehaviour, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
-        handler::ConnectionEvent,
+        behaviour::ConnectionEstablished, handler::ConnectionEvent,
     },
 };
 
@@ -41,6 +47,30 @@ impl<B> Guarded<B> {
             inner,
             reopened: VecDeque::new(),
         }
+    }
+}
+
+impl<B: NetworkBehaviour> Guarded<B> {
+    /// Tells a connected peer the subscriptions again.
+    pub(crate) fn announce(&mut self, peer: PeerId) {
+        let nowhere = ConnectedPoint::Listener {
+            local_addr: Multiaddr::empty(),
+            send_back_addr: Multiaddr::empty(),
+        };
+        self.greet(peer, ConnectionId::new_unchecked(0), &nowhere);
+    }
+
+    /// Of a connection gossipsub looks at the peer only, but for scores by address, which are not in use.
+    fn greet(&mut self, peer_id: PeerId, connection_id: ConnectionId, endpoint: &ConnectedPoint) {
+        let established = ConnectionEstablished {
+            peer_id,
+            connection_id,
+            endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        };
+        self.inner
+            .on_swarm_event(FromSwarm::ConnectionEstablished(established));
     }
 }
 
@@ -95,7 +125,22 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Guarded<B> {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        self.inner.on_swarm_event(event);
+        match event {
+            FromSwarm::ConnectionEstablished(established) => {
+                self.greet(
+                    established.peer_id,
+                    established.connection_id,
+                    established.endpoint,
+                );
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                self.inner.on_swarm_event(event);
+                if closed.remaining_established > 0 {
+                    self.greet(closed.peer_id, closed.connection_id, closed.endpoint);
+                }
+            }
+            event => self.inner.on_swarm_event(event),
+        }
     }
 
     fn on_connection_handler_event(

@@ -239,6 +239,8 @@ pub struct PeerInfo {
     pub last_pong: Option<Instant>,
     /// Its last status.
     pub status: Option<PeerStatus>,
+    /// When that came.
+    pub status_at: Option<Instant>,
 }
 
 /// What the service is asked to do.
@@ -266,6 +268,9 @@ pub(crate) enum Command {
     SetAllowed(BTreeMap<PublicKey, Vec<String>>),
     Dial(Multiaddr),
     Report(PublicKey, Fault),
+    Announce(PublicKey),
+    Reconnect(PublicKey),
+    Restart,
 }
 
 /// The network. Cheap to clone; all clones are one.
@@ -479,6 +484,21 @@ impl Network {
     /// Charges a peer for a fault that was found elsewhere.
     pub fn report(&self, peer: PublicKey, fault: Fault) {
         let _ = self.offer(Command::Report(peer, fault), "report");
+    }
+
+    /// Tells a peer this node's subscriptions to gossip again. Never waits.
+    pub fn announce(&self, peer: PublicKey) {
+        let _ = self.offer(Command::Announce(peer), "repair");
+    }
+
+    /// Closes all connections to a peer and dials it again, at the addresses that its names have now. Never waits.
+    pub fn reconnect(&self, peer: PublicKey) {
+        let _ = self.offer(Command::Reconnect(peer), "repair");
+    }
+
+    /// Closes everything, listens again and dials all peers, with nothing left of what gossip knew. Never waits.
+    pub fn restart(&self) {
+        let _ = self.offer(Command::Restart, "repair");
     }
 
     /// Peers that are let in or connected, by key.

@@ -92,9 +92,15 @@ pub const MAX_TRANSACTIONS_STREAMS: usize = 32;
 pub const MAX_OPEN_REQUESTS: usize = 1_024;
 
 /// Interval of pings.
-pub const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// A ping without an answer for so long closes its connection.
+pub const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A ping without an answer for so long has failed.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(4);
+/// A connection without a pong for so long is closed. libp2p's ping by itself reports the second failure only, and
+/// gives the stream of the second ping 10 s to open: up to 18 s, in which half of what is sent to a peer that came
+/// back goes into its dead connection.
+pub const PONG_OVERDUE: Duration = Duration::from_secs(5);
+const _: () =
+    assert!(PONG_OVERDUE.as_millis() >= PING_INTERVAL.as_millis() + PING_TIMEOUT.as_millis());
 /// A peer counts as connected while its last pong is at most so old.
 pub const PONG_FRESH: Duration = Duration::from_secs(5);
 

@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     published: Family<Kind, Counter>,
     dropped: Family<Kind, Counter>,
     faults: Family<Kind, Counter>,
+    repairs: Family<Kind, Counter>,
     pub(crate) bans: Counter,
     pub(crate) peers: Gauge,
     pub(crate) dials: Counter,
@@ -45,6 +46,11 @@ impl Metrics {
             metrics.dropped.clone(),
         );
         registry.register("faults", "Faults of peers, by kind", metrics.faults.clone());
+        registry.register(
+            "repairs",
+            "Steps taken because votes did not pass between this node and a validator, by kind",
+            metrics.repairs.clone(),
+        );
         registry.register(
             "bans",
             "Times a peer was cut off for its faults",
@@ -73,6 +79,10 @@ impl Metrics {
 
     pub(crate) fn dropped_so_far(&self, kind: &'static str) -> u64 {
         self.dropped.get_or_create(&Kind { kind }).get()
+    }
+
+    pub(crate) fn repair(&self, kind: &'static str) {
+        self.repairs.get_or_create(&Kind { kind }).inc();
     }
 
     pub(crate) fn fault(&self, kind: &'static str) {

@@ -15,6 +15,7 @@
 //!   one peer. [`codec`] has the formats.
 //! - Everything that a peer can make grow is bounded by a constant of [`limits`]. What a peer sends is
 //!   checked for length, then for rate, then decoded. A fault costs points, and at 100 the connection.
+//! - Where votes do not pass, [`vote_paths`] decides on steps from a repeated announcement to a restart of the swarm.
 //! - The task never waits for the node: events are dropped and counted when their queue is full.
 //!
 //! Deviation from usual gossipsub: with few, known peers all of which are connected, the flood of own
@@ -44,8 +45,10 @@ mod identity;
 pub mod limits;
 mod metrics;
 mod peers;
+mod repair;
 mod score;
 mod service;
+pub mod vote_paths;
 
 pub use book::known_peers;
 pub use codec::{PeerStatus, SyncBlock, WireError};
@@ -82,15 +85,22 @@ impl Network {
             })
             .collect::<Result<Vec<Multiaddr>, _>>()?;
         let topics = behaviour::Topics::new(&config.chain);
-        let mut swarm = behaviour::swarm(
-            identity::keypair(&config.key),
-            &config.chain,
-            &topics,
-            config.max_block_bytes,
-            &config.agent,
-            !advertised.is_empty(),
-            registry,
-        )?;
+        let make_swarm = {
+            let (config, topics) = (config.clone(), topics.clone());
+            let hide = !advertised.is_empty();
+            move |metrics: &mut Registry| {
+                behaviour::swarm(
+                    identity::keypair(&config.key),
+                    &config.chain,
+                    &topics,
+                    config.max_block_bytes,
+                    &config.agent,
+                    hide,
+                    metrics,
+                )
+            }
+        };
+        let mut swarm = make_swarm(registry)?;
         for address in &advertised {
             swarm.add_external_address(address.clone());
         }
@@ -122,6 +132,12 @@ impl Network {
             .await
             .map_err(|_| listen_error("no answer from the system".to_owned()))??;
 
+        let mut listen = Multiaddr::from(config.listen.ip());
+        let bound = first.iter().find_map(|part| match part {
+            Protocol::Tcp(port) => Some(port),
+            _ => None,
+        });
+        listen.push(Protocol::Tcp(bound.unwrap_or(config.listen.port())));
         let metrics = metrics::Metrics::new(registry);
         let library_metrics = libp2p::metrics::Metrics::new(registry);
         let (commands, command_receiver) = mpsc::channel(limits::COMMAND_QUEUE);
@@ -135,6 +151,9 @@ impl Network {
         let now = std::time::Instant::now();
         let service = service::Service::new(service::Parts {
             swarm,
+            // Its bytes are not counted: the library can register that counter once only.
+            make_swarm: Box::new(move || make_swarm(&mut Registry::default())),
+            listen,
             topics,
             chain: config.chain,
             max_consensus_bytes: behaviour::max_consensus_bytes(config.max_block_bytes),

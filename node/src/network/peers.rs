@@ -16,8 +16,8 @@ use super::{
     limits::{
         CONSENSUS_BYTES_PER_S, CONSENSUS_MESSAGES_PER_S, DIAL_BACKOFF_MAX, DIAL_BACKOFF_MIN,
         FLAT_DIALS, MAX_ADDRESSES_PER_PEER, MAX_ALLOWED_PEERS, MAX_BOOK_PEERS, MAX_DIALS_PER_TICK,
-        PONG_FRESH, RECORD_BYTES_PER_S, RECORD_MESSAGES_PER_S, REQUESTS_PER_S, STATUS_INTERVAL,
-        STATUS_PATIENCE, TRANSACTION_BYTES_PER_S, TRANSACTION_MESSAGES_PER_S,
+        PONG_FRESH, PONG_OVERDUE, RECORD_BYTES_PER_S, RECORD_MESSAGES_PER_S, REQUESTS_PER_S,
+        STATUS_INTERVAL, STATUS_PATIENCE, TRANSACTION_BYTES_PER_S, TRANSACTION_MESSAGES_PER_S,
     },
     score::{Fault, Rate, Score},
 };
@@ -40,7 +40,8 @@ struct Peer {
     learned: Vec<Multiaddr>,
     /// The address under which it was last reached.
     good: Option<Multiaddr>,
-    connections: Vec<ConnectionId>,
+    /// Open connections, and when each last gave a pong, or began.
+    connections: Vec<(ConnectionId, Instant)>,
     last_connected_s: u64,
     rtt: Option<Duration>,
     last_pong: Option<Instant>,
@@ -286,7 +287,7 @@ impl Peers {
             };
             peer.status_due = now + patience;
         }
-        peer.connections.push(id);
+        peer.connections.push((id, now));
         peer.dialling = false;
         if let Some(address) = address.and_then(|address| strip_peer(key, address)) {
             peer.good = Some(address);
@@ -297,8 +298,13 @@ impl Peers {
     /// A connection is gone.
     pub(crate) fn disconnected(&mut self, now: Instant, key: &PublicKey, id: ConnectionId) {
         let jitter = self.next_jitter();
-        if let Some(peer) = self.map.get_mut(key) {
-            peer.connections.retain(|other| *other != id);
+        let known = |(other, _): &(ConnectionId, Instant)| *other == id;
+        if let Some(peer) = self
+            .map
+            .get_mut(key)
+            .filter(|peer| peer.connections.iter().any(known))
+        {
+            peer.connections.retain(|(other, _)| *other != id);
             if peer.connections.is_empty() {
                 if peer.status.is_none() && peer.refusals < FLAT_DIALS {
                     peer.refusals += 1;
@@ -314,9 +320,70 @@ impl Peers {
         }
     }
 
-    /// A ping was answered.
-    pub(crate) fn pong(&mut self, now: Instant, key: &PublicKey, rtt: Duration) {
+    /// Connections that have not given a pong for too long. They count as gone from now on: a dead one may take
+    /// minutes to be closed.
+    pub(crate) fn take_overdue(&mut self, now: Instant) -> Vec<ConnectionId> {
+        let overdue = |at: &Instant| now.saturating_duration_since(*at) >= PONG_OVERDUE;
+        let all = self.map.iter();
+        let dead: Vec<(PublicKey, ConnectionId)> = all
+            .flat_map(|(key, peer)| peer.connections.iter().map(move |open| (key, open)))
+            .filter(|(_, (_, at))| overdue(at))
+            .map(|(key, (id, _))| (*key, *id))
+            .collect();
+        for (key, id) in &dead {
+            self.disconnected(now, key, *id);
+        }
+        dead.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Every connection is gone, and every dial with it: all are dialled at once.
+    pub(crate) fn all_disconnected(&mut self, now: Instant) {
+        let open = |(key, peer): (&PublicKey, &Peer)| {
+            let connections = peer.connections.iter();
+            connections.map(|(id, _)| (*key, *id)).collect::<Vec<_>>()
+        };
+        let open: Vec<_> = self.map.iter().flat_map(open).collect();
+        for (key, id) in open {
+            self.disconnected(now, &key, id);
+        }
+        for peer in self.map.values_mut() {
+            peer.dialling = false;
+            peer.status_open = false;
+            peer.backoff = Duration::ZERO;
+            peer.refusals = 0;
+            peer.dial_due = now;
+        }
+    }
+
+    /// The connections of a peer are about to be closed by this node: it is dialled at once.
+    pub(crate) fn dial_soon(&mut self, key: &PublicKey) {
         if let Some(peer) = self.map.get_mut(key) {
+            peer.backoff = Duration::ZERO;
+        }
+    }
+
+    /// Peers that may connect now.
+    pub(crate) fn all_admitted(&self, now: Instant) -> Vec<PublicKey> {
+        let keys = self.map.keys();
+        keys.filter(|key| self.admitted(now, key))
+            .copied()
+            .collect()
+    }
+
+    /// A ping was answered.
+    pub(crate) fn pong(
+        &mut self,
+        now: Instant,
+        key: &PublicKey,
+        connection: ConnectionId,
+        rtt: Duration,
+    ) {
+        if let Some(peer) = self.map.get_mut(key) {
+            for (id, at) in &mut peer.connections {
+                if *id == connection {
+                    *at = now;
+                }
+            }
             peer.rtt = Some(rtt);
             peer.last_pong = Some(now);
             self.changed = true;
@@ -440,6 +507,7 @@ impl Peers {
             rtt: peer.rtt,
             last_pong: peer.last_pong,
             status: peer.status.as_ref().map(|(status, _)| status.clone()),
+            status_at: peer.status.as_ref().map(|(_, at)| *at),
         };
         Some(shown.map(info).collect())
     }

@@ -84,17 +84,43 @@ fn a_peer_is_connected_after_status_and_pong_and_until_pongs_stop() {
     let mut peers = peers(start);
     peers.set_allowed(start, &list(&[(1, &[A])]));
     peers.connected(start, &key(1), connection(1), None);
-    peers.pong(start, &key(1), Duration::from_millis(1));
+    peers.pong(start, &key(1), connection(1), Duration::from_millis(1));
     assert_eq!(peers.changes(start), []);
     peers.status(start, 5, &key(1), status());
     assert_eq!(peers.changes(start), [Change::Connected(key(1))]);
     assert_eq!(peers.changes(start + PONG_FRESH), []);
     let late = start + PONG_FRESH + Duration::from_millis(1);
     assert_eq!(peers.changes(late), [Change::Disconnected(key(1))]);
-    peers.pong(late, &key(1), Duration::from_millis(1));
+    peers.pong(late, &key(1), connection(1), Duration::from_millis(1));
     assert_eq!(peers.changes(late), [Change::Connected(key(1))]);
     peers.disconnected(late, &key(1), connection(1));
     assert_eq!(peers.changes(late), [Change::Disconnected(key(1))]);
+}
+
+#[test]
+fn a_connection_without_pongs_is_gone_whatever_the_others_of_its_peer_give() {
+    let start = Instant::now();
+    let mut peers = peers(start);
+    peers.set_allowed(start, &list(&[(1, &[A])]));
+    let second = start + Duration::from_secs(1);
+    peers.connected(start, &key(1), connection(1), None);
+    peers.connected(second, &key(1), connection(2), None);
+    let early = start + PONG_OVERDUE - Duration::from_millis(1);
+    assert_eq!(peers.take_overdue(early), []);
+    peers.pong(early, &key(1), connection(2), Duration::from_millis(1));
+    let due = start + PONG_OVERDUE;
+    assert_eq!(peers.take_overdue(due), [connection(1)]);
+    assert_eq!(peers.take_overdue(due), [], "once");
+    assert!(peers.dials(due).is_empty(), "the other one lives");
+    // The library says later that it is closed.
+    peers.disconnected(due, &key(1), connection(1));
+    assert_eq!(peers.take_overdue(early + PONG_OVERDUE), [connection(2)]);
+    let again = early + PONG_OVERDUE + 2 * DIAL_BACKOFF_MIN;
+    assert_eq!(
+        peers.dials(again).len(),
+        1,
+        "whether it is closed by then or not"
+    );
 }
 
 #[test]

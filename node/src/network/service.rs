@@ -20,7 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Fault, MessageToken, NetworkEvent, PeerInfo, PeerStatus, RequestError, StatusSource,
+    Fault, MessageToken, NetworkError, NetworkEvent, PeerInfo, PeerStatus, RequestError,
+    StatusSource,
     behaviour::{Behaviour, BehaviourEvent, Topics, chain_label},
     codec::{SyncResponse, decode_transactions},
     events::EventSender,
@@ -39,9 +40,16 @@ type Event = SwarmEvent<BehaviourEvent>;
 pub(crate) type StatusReply = oneshot::Sender<Result<PeerStatus, RequestError>>;
 pub(crate) type BlocksAnswer = oneshot::Sender<Result<SyncResponse, RequestError>>;
 
+/// Makes a swarm that listens nowhere yet.
+pub(crate) type MakeSwarm = Box<dyn Fn() -> Result<Swarm<Behaviour>, NetworkError> + Send>;
+
 /// What a service is made of.
 pub(crate) struct Parts {
     pub(crate) swarm: Swarm<Behaviour>,
+    /// Makes another swarm of the same settings.
+    pub(crate) make_swarm: MakeSwarm,
+    /// What a swarm listens on; the port is never 0.
+    pub(crate) listen: Multiaddr,
     pub(crate) topics: Topics,
     pub(crate) chain: ChainRef,
     pub(crate) max_consensus_bytes: usize,
@@ -63,7 +71,7 @@ pub(crate) struct Parts {
 /// The task's state.
 pub(crate) struct Service {
     pub(super) parts: Parts,
-    listening: Vec<Multiaddr>,
+    pub(super) listening: Vec<Multiaddr>,
     /// Status requests that we sent; someone may wait for the answer.
     pub(super) statuses: HashMap<rr::OutboundRequestId, (PublicKey, Option<StatusReply>)>,
     pub(super) blocks: HashMap<rr::OutboundRequestId, (PublicKey, BlocksAnswer)>,
@@ -145,6 +153,9 @@ impl Service {
             Command::SetAllowed(list) => self.set_allowed(&list),
             Command::Dial(address) => self.dial(DialOpts::from(address), None),
             Command::Report(peer, fault) => self.charge(&peer, fault),
+            Command::Announce(peer) => self.announce(&peer),
+            Command::Reconnect(peer) => self.reconnect(&peer),
+            Command::Restart => self.restart(),
         }
     }
 
@@ -220,11 +231,12 @@ impl Service {
         }
     }
 
-    fn dial_due(&mut self, now: Instant) {
+    pub(super) fn dial_due(&mut self, now: Instant) {
         for (key, addresses) in self.parts.peers.dials(now) {
             let options = DialOpts::peer_id(peer_id(&key))
                 .addresses(addresses)
-                .condition(PeerCondition::DisconnectedAndNotDialing)
+                // Not "disconnected", too: a dead connection may still be closing.
+                .condition(PeerCondition::NotDialing)
                 .build();
             self.dial(options, Some(&key));
         }
@@ -241,6 +253,10 @@ impl Service {
         self.banned.retain(|key| !back.contains(key));
         for key in back {
             self.behaviour().allowed.allow_peer(peer_id(&key));
+        }
+        for connection in self.parts.peers.take_overdue(now) {
+            tracing::debug!(%connection, "no pong; the connection is closed");
+            self.parts.swarm.close_connection(connection);
         }
         self.dial_due(now);
         self.ask_due_statuses(now);
@@ -542,7 +558,7 @@ impl Service {
         match event.result {
             Ok(rtt) => {
                 if let Some(key) = public_key(&event.peer) {
-                    self.parts.peers.pong(now, &key, rtt);
+                    self.parts.peers.pong(now, &key, event.connection, rtt);
                     self.announce_changes(now);
                 }
             }

@@ -6,9 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use axolotl_ledger::TimeLimit;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -60,6 +61,15 @@ impl CallDeadline {
     }
 }
 
+impl TimeLimit for CallDeadline {
+    fn left(&self) -> Option<Duration> {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Some(Duration::ZERO);
+        }
+        Some(self.at.saturating_duration_since(Instant::now()))
+    }
+}
+
 /// Marks a call as abandoned on drop.
 pub(super) struct AbandonGuard(Arc<AtomicBool>);
 
@@ -74,7 +84,7 @@ impl Drop for AbandonGuard {
 pub(super) struct RpcCall {
     rpc: Arc<Rpc>,
     /// Everything that a handler does ends by this time: searches look at it between blocks, answers
-    /// while they are made. Calls of the EVM are to be given it, too.
+    /// while they are made, calls of the EVM between expensive instructions.
     pub(super) call_deadline: CallDeadline,
 }
 

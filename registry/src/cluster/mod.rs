@@ -6,6 +6,7 @@
 
 pub mod chain;
 pub mod forming;
+mod heartbeats;
 pub mod instance;
 pub mod liveness;
 pub mod planner;
@@ -17,6 +18,7 @@ pub mod state;
 pub mod survey;
 pub mod surveyor;
 pub mod view;
+pub mod votes;
 
 use std::time::Duration;
 

@@ -9,14 +9,14 @@ use axolotl_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MAX_REPORTED_PEERS, Now, Rules,
+    Now, Rules,
     chain::Chain,
     instance::Managed,
     liveness::{self, Facts, RuntimeFact, Verdict},
     rate::Bucket,
     registration::Refusal,
     restart::Backoff,
-    survey::LEVEL_BLOCKS,
+    votes::Silence,
 };
 
 /// A node that the registry waits for is asked for heartbeats this often.
@@ -176,6 +176,8 @@ pub struct State {
     pub hands_off_until: Option<Now>,
     /// Since when a candidate is not needed.
     pub surplus: BTreeMap<NodeId, Now>,
+    /// Members whose votes do not arrive, by what the others report.
+    pub silences: BTreeMap<PublicKey, Silence>,
     /// Added nodes in a row that were of no use: they ran, and never joined.
     pub spawns: Backoff,
 }
@@ -196,6 +198,7 @@ impl State {
             runs_nodes: false,
             hands_off_until: None,
             surplus: BTreeMap::new(),
+            silences: BTreeMap::new(),
             spawns: Backoff::default(),
             rules,
             nodes: BTreeMap::new(),
@@ -313,78 +316,6 @@ impl State {
         }
     }
 
-    /// Takes a heartbeat whose signature holds.
-    ///
-    /// # Errors
-    /// When it is another node's, of another incarnation, or not the newest.
-    pub fn heartbeat(
-        &mut self,
-        now: Now,
-        wall_ms: u64,
-        key: &PublicKey,
-        beat: Heartbeat,
-    ) -> Result<(), Refusal> {
-        let node = self.speaks_for(key, &beat.node_id)?;
-        if beat.reachable.len() > MAX_REPORTED_PEERS {
-            return Err(Refusal::Invalid {
-                field: "reachable",
-                why: format!("at most {MAX_REPORTED_PEERS} peers"),
-            });
-        }
-        let known = node.record.incarnation;
-        if beat.incarnation != known {
-            return Err(Refusal::Incarnation {
-                got: beat.incarnation,
-                known,
-            });
-        }
-        let last = node.live.beat.as_ref().map(|(_, beat)| beat.seq);
-        if let Some(last) = last.filter(|last| beat.seq <= *last) {
-            return Err(Refusal::Replay {
-                what: "seq",
-                got: beat.seq,
-                last,
-            });
-        }
-        let level = !beat.syncing && beat.height.0 + LEVEL_BLOCKS >= self.head(now).0;
-        let joins = self
-            .chain
-            .as_ref()
-            .is_some_and(|chain| !chain.validators.contains(key));
-        if level && joins {
-            self.spawns = Backoff::default();
-        }
-        if let Some(node) = self.by_key_mut(key) {
-            node.live.heard = Some(now);
-            node.live.heard_ms = wall_ms;
-            node.live.level_since = match node.live.level_since {
-                Some(since) if level => Some(since),
-                _ => level.then_some(now),
-            };
-            node.live.beat = Some((now, beat));
-        }
-        Ok(())
-    }
-
-    /// The highest height that living validators report to have reached, and more of them than may
-    /// lie. Where fewer report anything, the lowest that they report.
-    pub fn head(&self, now: Now) -> Height {
-        let Some(chain) = &self.chain else {
-            return Height::default();
-        };
-        let set = &chain.validators;
-        let members = set.members().iter();
-        let beats =
-            members.filter_map(|member| self.by_key(&member.public_key)?.live.beat.as_ref());
-        let in_time = |at: &Now| now.saturating_sub(*at) < self.rules.unhealthy_after;
-        let heights = beats.filter(|(at, _)| in_time(at));
-        let mut heights: Vec<Height> = heights.map(|(_, beat)| beat.height).collect();
-        heights.sort_unstable();
-        let liars = set.rule().byzantine_faults(set.len());
-        let believed = heights.iter().rev().nth(liars).or(heights.first());
-        believed.copied().unwrap_or_default()
-    }
-
     /// Somebody stopped or started a node: nobody is replaced for a while.
     pub fn hands_off(&mut self, now: Now, patience: std::time::Duration) {
         self.hands_off_until = self.hands_off_until.max(Some(now + patience));
@@ -401,14 +332,6 @@ impl State {
                 node.live.orders.pop_front();
             }
             node.live.orders.push_back(order);
-        }
-    }
-
-    /// Takes a bare heartbeat: the node lives, its state is what it said last.
-    pub fn touch(&mut self, now: Now, wall_ms: u64, label: &NodeId) {
-        if let Some(node) = self.nodes.get_mut(label) {
-            node.live.heard = Some(now);
-            node.live.heard_ms = wall_ms;
         }
     }
 
@@ -431,28 +354,6 @@ impl State {
             .filter(renamed)
             .max_by_key(|node| node.record.number)
             .or_else(|| self.nodes.get(managed).filter(live))
-    }
-
-    /// Newest time at which a node that is itself heard said that it reaches each key.
-    pub(super) fn reached(&self, now: Now) -> BTreeMap<PublicKey, Now> {
-        let mut reached = BTreeMap::new();
-        for node in self.nodes.values() {
-            let Some((at, beat)) = &node.live.beat else {
-                continue;
-            };
-            if now.saturating_sub(*at) >= self.rules.unhealthy_after {
-                continue;
-            }
-            let others = beat
-                .reachable
-                .iter()
-                .filter(|k| **k != node.record.public_key);
-            for key in others {
-                let newest = reached.entry(*key).or_insert(*at);
-                *newest = (*newest).max(*at);
-            }
-        }
-        reached
     }
 
     fn runtime_fact(managed: Option<&Managed>) -> RuntimeFact {

@@ -3,6 +3,8 @@ use std::time::Duration;
 use axolotl_common::{
     Epoch, KeyPair,
     genesis::{AxolotlGenesis, GenesisDocument, dev_genesis},
+    membership::MAX_MEMBERS,
+    registry_api::VoteReport,
 };
 
 use super::*;
@@ -70,6 +72,7 @@ fn beat_reaching(state: &mut State, now: Now, i: u8, height: u64, others: &[u8])
         voting: true,
         unfit: None,
         sealed: None,
+        votes: Vec::new(),
     };
     state.heartbeat(now, 0, &key(i).public(), beat).unwrap();
 }
@@ -136,4 +139,167 @@ fn news_of_a_validator_is_its_own_word_or_that_of_peers_and_grows_old() {
         assert_eq!(lately, expected, "after {seconds} s");
         assert_eq!(survey.voting(), 4, "none has failed after {seconds} s");
     }
+}
+
+/// A heartbeat of `i` that misses the votes of `missed`, with its head at 100.
+fn beat_missing(state: &mut State, now: Now, i: u8, missed: &[u8]) {
+    beat_of(state, now, i, missed, |_| {});
+}
+
+fn beat_of(state: &mut State, now: Now, i: u8, missed: &[u8], change: impl Fn(&mut Heartbeat)) {
+    let report = |other: u8| VoteReport {
+        validator: key(other).public(),
+        height: Height(if missed.contains(&other) { 90 } else { 100 }),
+        age_ms: 9_000,
+        missing_ms: missed.contains(&other).then_some(8_500),
+    };
+    beat(state, now, i, 100);
+    let (_, mut beat) = state
+        .by_key(&key(i).public())
+        .unwrap()
+        .live
+        .beat
+        .clone()
+        .unwrap();
+    beat.seq += 1;
+    beat.votes = (1..=4).filter(|other| *other != i).map(report).collect();
+    change(&mut beat);
+    state.heartbeat(now, 0, &key(i).public(), beat).unwrap();
+}
+
+fn review(state: &mut State, now: Now) -> Vec<(String, bool)> {
+    let verdicts = state.verdicts(now);
+    let changes = state.review_votes(now, &verdicts);
+    let told = |change: crate::cluster::votes::SilenceChange| {
+        (change.label.to_string(), change.silence.is_some())
+    };
+    changes.into_iter().map(told).collect()
+}
+
+fn votes_shown(state: &State, now: Now, i: u8) -> (bool, Option<&'static str>) {
+    let status = state.status(now, crate::cluster::view::Told::default());
+    let node = &status.nodes[&NodeId::numbered(i.into())];
+    (
+        node.voting,
+        node.symptom.as_ref().map(|symptom| symptom.code.code()),
+    )
+}
+
+/// Four members of which node1 leads, node4 being missed by the two others.
+fn not_voting() -> State {
+    let mut state = state(4);
+    state.leader = Some(NodeId::numbered(1));
+    for i in 1..=3 {
+        beat_missing(&mut state, AT, i, &[4]);
+    }
+    beat_missing(&mut state, AT, 4, &[]);
+    assert_eq!(review(&mut state, AT), [("node4".to_owned(), true)]);
+    state
+}
+
+#[test]
+fn a_member_whose_votes_do_not_arrive_is_shown_and_not_counted_on_and_not_replaced() {
+    let mut state = not_voting();
+    assert_eq!(review(&mut state, AT), [], "told once");
+    assert_eq!(votes_shown(&state, AT, 4), (false, Some("not_voting")));
+    assert_eq!(votes_shown(&state, AT, 3), (true, None));
+    let status = state.status(AT, crate::cluster::view::Told::default());
+    assert!(status.consensus_possible && status.healthy_nodes == 4);
+    let survey = state.survey(AT, None);
+    assert_eq!((survey.voting(), survey.voting_lately()), (3, 3));
+    let silent: Vec<bool> = survey
+        .seats
+        .iter()
+        .map(|seat| seat.silence.is_some())
+        .collect();
+    assert_eq!(silent, [false, false, false, true]);
+    let plan = state.plan(AT, None);
+    assert_eq!(plan.actions, [], "nothing is done about it yet");
+    assert_eq!(plan.waits, ["node4: its votes do not reach the others"]);
+    // One more that is gone, and the chain stands.
+    let later = AT + Duration::from_secs(14);
+    for i in [1, 2] {
+        beat_missing(&mut state, later, i, &[4]);
+    }
+    beat_missing(&mut state, later, 4, &[]);
+    let after = AT + Duration::from_secs(16);
+    let status = state.status(after, crate::cluster::view::Told::default());
+    assert!(
+        !status.consensus_possible,
+        "node4 does not make up for node3"
+    );
+    // It votes again.
+    let mut state = not_voting();
+    for i in [2, 3] {
+        beat_missing(&mut state, AT + Duration::from_secs(1), i, &[]);
+    }
+    let now = AT + Duration::from_secs(1);
+    assert_eq!(review(&mut state, now), [("node4".to_owned(), false)]);
+    assert_eq!(votes_shown(&state, now, 4), (true, None));
+    assert_eq!(state.survey(now, None).voting(), 4);
+}
+
+#[test]
+fn only_fresh_reports_of_level_members_of_the_epoch_count() {
+    type Spoil = fn(&mut Heartbeat);
+    let spoilt: [(&str, Spoil); 2] = [
+        ("it fetches blocks", |beat| beat.syncing = true),
+        ("it speaks of another epoch", |beat| beat.epoch = Epoch(1)),
+    ];
+    for (why, change) in spoilt {
+        let mut state = state(4);
+        beat_missing(&mut state, AT, 2, &[4]);
+        beat_of(&mut state, AT, 3, &[4], change);
+        beat_missing(&mut state, AT, 4, &[]);
+        assert_eq!(review(&mut state, AT), [], "{why}");
+    }
+    let mut state = state(4);
+    beat_missing(&mut state, AT, 2, &[4]);
+    beat_missing(&mut state, AT, 5, &[4]);
+    beat_missing(&mut state, AT, 4, &[]);
+    let later = AT + Duration::from_secs(8);
+    beat_missing(&mut state, later, 3, &[4]);
+    assert_eq!(review(&mut state, later), [], "too old, or a learner's");
+}
+
+#[test]
+fn a_member_that_is_not_heard_any_more_is_left_out_without_a_word() {
+    let mut state = not_voting();
+    let later = AT + Duration::from_secs(16);
+    for i in 1..=3 {
+        beat_missing(&mut state, later, i, &[4]);
+    }
+    assert_eq!(review(&mut state, later), []);
+    assert!(state.silences.is_empty());
+}
+
+#[test]
+fn more_reports_than_a_record_names_members_are_refused() {
+    let mut state = state(4);
+    beat(&mut state, AT, 1, 100);
+    let (_, mut beat) = state
+        .by_key(&key(1).public())
+        .unwrap()
+        .live
+        .beat
+        .clone()
+        .unwrap();
+    let report = VoteReport {
+        validator: key(2).public(),
+        height: Height(1),
+        age_ms: 0,
+        missing_ms: None,
+    };
+    beat.seq += 1;
+    beat.votes = vec![report.clone(); MAX_MEMBERS];
+    state
+        .heartbeat(AT, 0, &key(1).public(), beat.clone())
+        .unwrap();
+    beat.seq += 1;
+    beat.votes.push(report);
+    let refused = state.heartbeat(AT, 0, &key(1).public(), beat);
+    assert!(
+        matches!(refused, Err(Refusal::Invalid { field: "votes", .. })),
+        "{refused:?}"
+    );
 }

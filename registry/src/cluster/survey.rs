@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axolotl_common::{Epoch, Member, NodeId, QuorumRule};
 
-use super::{Now, Rules, instance::Origin};
+use super::{Now, Rules, instance::Origin, votes::Silence};
 
 /// A learner whose height is at most this far below the highest one known is level.
 pub const LEVEL_BLOCKS: u64 = 5;
@@ -74,6 +74,9 @@ pub struct Seat {
     pub heard: Option<Now>,
     /// Whether what is known of it is no older than a heartbeat: its own word, or that of peers that reach it.
     pub lately: bool,
+    /// Its votes do not reach the other members, by their reports. It is not counted on; nothing replaces it for
+    /// that yet.
+    pub silence: Option<Silence>,
     /// Whether its instance runs; `None` when no runtime of the registry runs it.
     pub running: Option<bool>,
 }

@@ -7,6 +7,7 @@
 //! | another key took its label's place, or it says that it is unfit | failed |
 //! | the operator wants it out | leaving |
 //! | it crashed three times within a minute | failed, even while it votes |
+//! | heard in time, its votes do not reach the others | waited for |
 //! | heard in time, votes | live |
 //! | heard in time, does not vote yet | waited for |
 //! | its peers reach it, the registry does not | live |
@@ -29,7 +30,8 @@ use super::{
 
 use std::collections::BTreeMap;
 
-type Verdicts = BTreeMap<NodeId, Verdict>;
+/// The verdict on every node, by label.
+pub type Verdicts = BTreeMap<NodeId, Verdict>;
 
 impl NodeRecord {
     /// How the node would stand in an epoch record.
@@ -179,6 +181,7 @@ impl State {
             lately: heard
                 .max(reached)
                 .is_some_and(|at| self.rules.is_news(at, now)),
+            silence: self.silences.get(&member.public_key).cloned(),
             running: managed.map(|managed| managed.running.is_some()),
             member: member.clone(),
         }
@@ -204,6 +207,8 @@ impl State {
             NodeState::Unreachable => true,
             _ => false,
         };
+        let silent = self.silences.contains_key(&node.record.public_key);
+        let votes = votes && !silent;
         if node.record.superseded_by.is_some() {
             return failed(why, Now::ZERO, false);
         }
@@ -228,6 +233,7 @@ impl State {
         };
         match verdict.state {
             _ if votes => Condition::Live,
+            NodeState::Healthy if silent => waiting("its votes do not reach the others", None),
             NodeState::Healthy => waiting("it does not vote yet", None),
             NodeState::Syncing => waiting("it fetches blocks", None),
             NodeState::Stopped => failed(why, managed.map_or(Now::ZERO, Managed::ended_at), false),

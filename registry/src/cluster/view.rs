@@ -50,8 +50,10 @@ fn first_address(record: &NodeRecord) -> (String, u16) {
 }
 
 impl State {
-    fn node_status(&self, node: &Node, mut verdict: Verdict) -> NodeStatus {
+    fn node_status(&self, node: &Node, mut verdict: Verdict, now: Now) -> NodeStatus {
         let record = &node.record;
+        let silence = self.silences.get(&record.public_key);
+        let symptom = silence.map(|silence| silence.symptom(now));
         let beat = node.live.beat.as_ref().map(|(_, beat)| beat);
         // It reports in time, and must not be counted on all the same.
         if let Some(why) = beat.and_then(|beat| beat.unfit.as_ref())
@@ -80,7 +82,10 @@ impl State {
             role: self.role(record),
             state: verdict.state,
             detail: verdict.detail,
-            voting: beat.is_some_and(|beat| beat.voting) && verdict.state == NodeState::Healthy,
+            voting: beat.is_some_and(|beat| beat.voting)
+                && verdict.state == NodeState::Healthy
+                && symptom.is_none(),
+            symptom,
             peers: beat.map(|beat| beat.peers).unwrap_or_default(),
             incarnation: record.incarnation,
             version: record.version.clone(),
@@ -112,6 +117,7 @@ impl State {
             state: verdict.state,
             detail: verdict.detail,
             voting: false,
+            symptom: None,
             peers: 0,
             incarnation: 0,
             version: String::new(),
@@ -125,7 +131,7 @@ impl State {
         let mut nodes = BTreeMap::new();
         for (label, verdict) in self.verdicts(now) {
             let status = match (self.nodes.get(&label), self.managed.get(&label)) {
-                (Some(node), _) => self.node_status(node, verdict),
+                (Some(node), _) => self.node_status(node, verdict, now),
                 (None, Some(managed)) => self.unregistered_status(managed, verdict),
                 (None, None) => continue,
             };
@@ -171,14 +177,14 @@ impl State {
         }
     }
 
-    /// Validators of the newest epoch that are healthy.
+    /// Validators of the newest epoch that are healthy, and whose votes arrive.
     fn healthy_voters(&self, nodes: &BTreeMap<NodeId, NodeStatus>) -> usize {
         let Some(chain) = &self.chain else { return 0 };
         let healthy = |key: &PublicKey| {
             let label = self.keys.get(key);
             label
                 .and_then(|label| nodes.get(label))
-                .is_some_and(|node| node.is_healthy)
+                .is_some_and(|node| node.is_healthy && node.symptom.is_none())
         };
         let members = chain.validators.members().iter();
         members.filter(|m| healthy(&m.public_key)).count()

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use axolotl_common::registry_api::StatusResponse;
+use axolotl_common::registry_api::{NodeStatus, StatusResponse};
 use axum::{extract::State, http::header, response::IntoResponse};
 
 use super::{Api, admission::Place, error::ApiError};
@@ -29,6 +29,14 @@ fn escape(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// What is to be said of a node beside its state.
+fn remarks(node: &NodeStatus) -> String {
+    let symptom = node.symptom.as_ref();
+    let symptom = symptom.map(|symptom| format!(", {}: {}", symptom.code, symptom.text));
+    let detail = node.detail.as_ref().map(|detail| format!(": {detail}"));
+    [symptom, detail].into_iter().flatten().collect()
 }
 
 fn render(status: &StatusResponse) -> Result<String, std::fmt::Error> {
@@ -59,12 +67,7 @@ fn render(status: &StatusResponse) -> Result<String, std::fmt::Error> {
             "<tr><td>{}<td>{}{}<td>{:?}<td>{}<td>{}<td>{}<td>{}",
             escape(node.id.as_str()),
             format!("{:?}", node.state).to_lowercase(),
-            escape(
-                &node
-                    .detail
-                    .as_ref()
-                    .map_or(String::new(), |d| format!(": {d}"))
-            ),
+            escape(&remarks(node)),
             node.role,
             node.height,
             node.peers,

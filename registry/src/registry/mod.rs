@@ -29,6 +29,7 @@ use axolotl_common::{
     recovery::StartId,
     registry_api::{
         DiscoverResponse, Event, EventKind, MembershipResponse, NodeState, StatusResponse,
+        SymptomCode,
     },
 };
 use tokio::sync::{Notify, watch};
@@ -43,6 +44,7 @@ use crate::{
         recovery::Recovery,
         registration::Refusal,
         state::State,
+        surveyor::Verdicts,
         view::{Told, rfc3339},
     },
     metrics::Metrics,
@@ -520,6 +522,7 @@ impl Turn<'_> {
             }
         }
         self.inner.metrics.nodes(&counts);
+        self.announce_silences(&verdicts)?;
         let leader = self.core.state.find_leader(self.now);
         if leader != self.core.state.leader {
             self.core.state.leader = leader.clone();
@@ -533,6 +536,25 @@ impl Turn<'_> {
             *deadline = next;
             changed
         });
+        Ok(())
+    }
+
+    /// Tells of members whose votes ceased to arrive, or arrive again.
+    fn announce_silences(&mut self, verdicts: &Verdicts) -> Result<(), CallError> {
+        for change in self.core.state.review_votes(self.now, verdicts) {
+            let label = &change.label;
+            match &change.silence {
+                Some(silence) => {
+                    let text = silence.symptom(self.now).text;
+                    let message = format!("{label} is {}: {text}", SymptomCode::NotVoting);
+                    self.event(EventKind::Unhealthy, Some(label), message)?;
+                }
+                None => {
+                    let message = format!("{label} votes again");
+                    self.event(EventKind::Healthy, Some(label), message)?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -306,5 +306,6 @@ pub fn beat(i: u8, seq: u64, height: u64) -> Heartbeat {
         voting: true,
         unfit: None,
         sealed: None,
+        votes: Vec::new(),
     }
 }

@@ -18,6 +18,36 @@ const DATA: &str = r#"{{range .Mounts}}{{if eq .Destination "/data"}}{{.Name}}{{
 /// The address of a container, and of the host as the container sees it.
 const ADDRESSES: &str = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}}{{end}}";
 
+/// Most addresses that are taken to move one container.
+const PLACEHOLDERS: usize = 4;
+
+/// A container that does nothing but hold an address of a cluster's network.
+pub struct Placeholder(String);
+
+impl Placeholder {
+    async fn start(prefix: &str, number: usize) -> anyhow::Result<Self> {
+        let name = format!("{prefix}placeholder{number}");
+        let network = format!("{prefix}net");
+        let image = format!("axolotl-registry:{}", super::TAG);
+        let this = Self(name.clone());
+        let run = ["run", "-d", "--name", &*name, "--network", &*network];
+        let settings = ["-e", "RUNTIME=none"];
+        docker(&[&run[..], &settings, &[&*image]].concat()).await?;
+        Ok(this)
+    }
+}
+
+impl Drop for Placeholder {
+    fn drop(&mut self) {
+        let remove = std::process::Command::new("docker")
+            .args(["rm", "-f", &self.0])
+            .output();
+        if let Err(error) = remove {
+            eprintln!("{} is left: {error}", self.0);
+        }
+    }
+}
+
 impl DockerCluster {
     /// Ends a container's process with -9 from outside: a crash, as the engine sees it.
     ///
@@ -49,6 +79,43 @@ impl DockerCluster {
     /// As [`run`].
     pub async fn reconnect(&self, name: &str) -> anyhow::Result<()> {
         self.network("connect", name).await
+    }
+
+    /// Takes a container off the network and puts it back with another address. Addresses stay taken for as long as
+    /// what is returned lives.
+    ///
+    /// # Errors
+    /// As [`run`], or when the engine gives it the same address again and again.
+    pub async fn move_elsewhere(&self, name: &str) -> anyhow::Result<Vec<Placeholder>> {
+        let (before, _) = self.addresses(name).await?;
+        let mut taken = Vec::new();
+        while taken.len() < PLACEHOLDERS {
+            self.disconnect(name).await?;
+            // Whoever comes next may be given the address that became free.
+            taken.push(Placeholder::start(&self.prefix, taken.len()).await?);
+            self.reconnect(name).await?;
+            let (after, _) = self.addresses(name).await?;
+            if before != after {
+                println!("{name} moved from {before} to {after}");
+                return Ok(taken);
+            }
+        }
+        anyhow::bail!("{name} has {before} again and again")
+    }
+
+    /// From now on a container exchanges no packets with `others`; everything else passes, such as the registry.
+    ///
+    /// # Errors
+    /// When it does not run, or this user is not root.
+    pub async fn cut_from(&self, name: &str, others: &[&str]) -> anyhow::Result<()> {
+        let mut rules = Vec::new();
+        for other in others {
+            let (address, _) = self.addresses(other).await?;
+            for (chain, side) in [("INPUT", "-s"), ("OUTPUT", "-d")] {
+                rules.push(format!("iptables -w -A {chain} {side} {address} -j DROP"));
+            }
+        }
+        self.in_network_of(name, &rules.join(" && ")).await
     }
 
     async fn network(&self, verb: &str, name: &str) -> anyhow::Result<()> {
@@ -100,7 +167,7 @@ impl DockerCluster {
         self.in_network_of(name, &rules.join(" && ")).await
     }
 
-    /// Ends [`Self::confine`].
+    /// Ends [`Self::confine`] and [`Self::cut_from`].
     ///
     /// # Errors
     /// When it does not run.

@@ -94,6 +94,7 @@ impl Driver {
         self.signer.next_height();
         self.highest
             .retain(&start.validators, start.previous_validators.as_deref());
+        self.attendance.enter(now, start.height, &start.validators);
         let committee = Committee::new(&start, self.config.leader_term_blocks);
         let core = Core::new(start.height, committee.clone(), &self.signer, false);
         let height = start.height;

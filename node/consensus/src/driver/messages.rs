@@ -25,6 +25,7 @@ impl Driver {
         if authentic {
             if let Payload::Vote(vote) = &message.payload {
                 self.highest.note(vote);
+                self.attendance.note(now, vote);
             }
             self.note_heard(standing, &message);
             if message.author() == Some(&self.signer.me()) {

@@ -24,6 +24,7 @@ use self::checks::Check;
 pub use self::{admission::Admission, sealing::StatedHead};
 use crate::{
     amnesia::{AmnesiaCheck, Fitness, HighestVotes},
+    attendance::{Attendance, LastSigned, LastVote},
     bodies::{Bodies, BodyState},
     budget::BuildBudget,
     context::core::{Core, CoreEvent, CoreInput},
@@ -112,6 +113,8 @@ pub struct Driver {
     future: FutureMessages,
     amnesia: AmnesiaCheck,
     highest: HighestVotes,
+    /// Whose votes arrive.
+    attendance: Attendance,
     /// The last vote that this node signed, as far back as its log goes.
     last_vote: Option<SignedVote>,
     /// This epoch and all before it are sealed, durably.
@@ -145,6 +148,7 @@ impl Driver {
             future: FutureMessages::default(),
             amnesia: AmnesiaCheck::new(Now::ZERO, (Height(0), Epoch(0)), None),
             highest: HighestVotes::default(),
+            attendance: Attendance::new(config.key.public()),
             last_vote: None,
             sealed: None,
             lost_seal: None,
@@ -169,6 +173,7 @@ impl Driver {
     pub fn replay(&mut self, now: Now, start: HeightStart, records: Vec<LogRecord>) -> Vec<Effect> {
         self.now = now;
         let result = self.first_height(now, start, records);
+        self.attendance.note_own(now, self.last_vote.as_ref());
         self.finish(result)
     }
 
@@ -204,6 +209,7 @@ impl Driver {
         };
         let result = result.and_then(|()| self.propose_built());
         self.review_checks();
+        self.attendance.note_own(now, self.last_vote.as_ref());
         self.finish(result)
     }
 
@@ -294,6 +300,16 @@ impl Driver {
     /// Given at any time, also before this node's own check is through.
     pub fn highest_vote_of(&self, key: &PublicKey) -> Option<&SignedVote> {
         self.highest.of(key)
+    }
+
+    /// What arrived of each validator of the epoch in force, this node's own among them.
+    pub fn last_votes(&self) -> impl Iterator<Item = &LastVote> {
+        self.attendance.last_votes()
+    }
+
+    /// The last vote that this node signed, as far back as its log goes.
+    pub fn last_signed(&self) -> Option<LastSigned> {
+        self.attendance.last_signed()
     }
 
     fn finish(&mut self, result: Result<(), String>) -> Vec<Effect> {

@@ -41,6 +41,10 @@ pub(crate) enum Fault {
     Noise(u8, u8, u8),
     /// Longest delay of a message.
     Slow(Micros),
+    /// One node is so far away that its votes come after the quorum.
+    Far(usize, Micros),
+    /// Of one node everything but its votes arrives.
+    Voiceless(usize),
     /// The network is well again; nodes stay as they are.
     HealNetwork,
     /// Two groups that do not hear each other, one of them given.

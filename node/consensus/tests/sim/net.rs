@@ -55,6 +55,10 @@ pub(crate) struct Network {
     pub(crate) unheard: BTreeSet<(usize, usize)>,
     /// Nodes forward what they found good, as gossip does.
     pub(crate) relays: bool,
+    /// Everything to and from this node takes so much longer.
+    pub(crate) far: Option<(usize, Micros)>,
+    /// Votes of this node are lost, whatever else gets through.
+    pub(crate) voiceless: Option<usize>,
 }
 
 /// One copy on its way.
@@ -79,6 +83,8 @@ impl Network {
             script: None,
             unheard: BTreeSet::new(),
             relays: false,
+            far: None,
+            voiceless: None,
         }
     }
 
@@ -93,6 +99,10 @@ impl Network {
             .as_ref()
             .is_some_and(|s| !s.admits(from, to, kind, round))
         {
+            return false;
+        }
+        let vote = matches!(kind, MessageKind::Prevote | MessageKind::Precommit);
+        if vote && self.voiceless == Some(from) {
             return false;
         }
         let muted = self.only_prevotes_of == Some(from) && kind != MessageKind::Prevote;
@@ -113,7 +123,12 @@ impl Network {
         let twice = rng.random_bool(self.duplicate);
         let corrupt = rng.random_bool(self.corrupt);
         for number in 0..=usize::from(twice) {
-            let delay = rng.random_range(self.delay.0..=self.delay.1);
+            let mut delay = rng.random_range(self.delay.0..=self.delay.1);
+            if let Some((node, longer)) = self.far
+                && (node == from || node == to)
+            {
+                delay += longer;
+            }
             if !lost && !self.is_cut(from, to) {
                 copies.push(Copy {
                     delay,

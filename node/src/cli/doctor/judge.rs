@@ -306,6 +306,19 @@ fn judge_vote(facts: &Facts) -> Finding {
             let advice = "On their machines: stop the node, remove its data directory, start it";
             return warn("vote", found, advice);
         }
+        let silent = status.nodes.values().filter_map(|node| {
+            let symptom = node.symptom.as_ref()?;
+            Some(format!(
+                "{} is {} ({})",
+                node.id, symptom.code, symptom.text
+            ))
+        });
+        let silent: Vec<String> = silent.collect();
+        if !silent.is_empty() {
+            let advice = "A node repairs its connections by itself; if this stays, look at the \
+                 network between it and those named, and at its log";
+            return warn("vote", silent.join("; "), advice);
+        }
     }
     match own {
         None => unknown("vote"),

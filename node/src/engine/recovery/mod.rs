@@ -17,10 +17,11 @@ pub(super) mod tasks;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use alloy_primitives::Bytes;
-use axolotl_common::{Epoch, PublicKey, SignedRecord, registry_api::RecoveryAnswer};
+use axolotl_common::{Epoch, Height, PublicKey, SignedRecord, registry_api::RecoveryAnswer};
 
 /// An order about a recovery is given up after so long; the registry sends it again.
 pub(super) const ORDER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(8);
@@ -28,14 +29,40 @@ pub(super) const ORDER_PATIENCE: std::time::Duration = std::time::Duration::from
 /// What the status exchange answers from: durable facts that the engine keeps up to date.
 #[derive(Debug, Default)]
 pub struct StatusFacts {
-    /// Highest vote of each validator in the durable log of this node, borsh.
+    /// Highest vote of each validator that this node received, borsh.
     pub votes: BTreeMap<PublicKey, Bytes>,
+    /// What arrived of each validator of the epoch in force, and what this node signed last.
+    pub arrivals: Arrivals,
     /// Validators' own word that they are sealed, borsh; from what is staged and from the newest record.
     pub seals: BTreeMap<PublicKey, Bytes>,
     /// This node is sealed in this epoch and all before it.
     pub sealed: Option<Epoch>,
     /// Whether this node may not vote with its volume.
     pub unfit: bool,
+}
+
+/// What arrived of one validator, on the process's clock; see [`axolotl_consensus::LastVote`].
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Whose votes.
+    pub validator: PublicKey,
+    /// Highest height with a vote of it.
+    pub height: Height,
+    /// When its last vote arrived.
+    pub at: Instant,
+    /// Since when votes of others arrive for greater heights.
+    pub missing_since: Option<Instant>,
+    /// Since when this node has signed votes for greater heights.
+    pub unanswered_since: Option<Instant>,
+}
+
+/// Whose votes arrive.
+#[derive(Clone, Debug, Default)]
+pub struct Arrivals {
+    /// Of each validator of the epoch in force, this node included.
+    pub votes: Vec<Arrival>,
+    /// Epoch and height of the last vote that this node signed, and when it first signed there.
+    pub signed: Option<((Epoch, Height), Instant)>,
 }
 
 /// [`StatusFacts`], shared between engine and network.

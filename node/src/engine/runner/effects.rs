@@ -2,16 +2,16 @@
 
 use std::{
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use alloy_primitives::Bytes;
 use axolotl_common::{Height, PublicKey, Round, membership::MAX_MEMBERS};
-use axolotl_consensus::{Effect, LogEntry, Message};
+use axolotl_consensus::{Effect, LastVote, LogEntry, Message};
 
 use super::Runner;
 use crate::engine::{
-    EngineError, StatusFacts, since,
+    Arrival, EngineError, StatusFacts, since,
     worker::{CheckLimit, Job},
 };
 
@@ -148,6 +148,7 @@ impl Runner {
         if logged {
             self.note_votes();
         }
+        self.note_arrivals();
         self.note_round();
         Ok(())
     }
@@ -182,8 +183,40 @@ impl Runner {
         self.facts(|facts| facts.votes = known.collect());
     }
 
+    /// Keeps what the status exchange tells one validator, whose vote may have come too late to be logged: it
+    /// shows that its votes arrive.
+    pub(super) fn note_vote_of(&self, validator: &PublicKey) {
+        let Some(vote) = self.driver.highest_vote_of(validator) else {
+            return;
+        };
+        let bytes = borsh::to_vec(vote).expect("writing to a Vec does not fail");
+        self.facts(|facts| facts.votes.insert(*validator, bytes.into()));
+    }
+
+    /// Keeps whose votes arrive.
+    fn note_arrivals(&self) {
+        let on_clock = |at: Duration| self.start + at;
+        let arrival = |last: &LastVote| Arrival {
+            validator: last.validator,
+            height: last.height,
+            at: on_clock(last.at),
+            missing_since: last.missing_since.map(on_clock),
+            unanswered_since: last.unanswered_since.map(on_clock),
+        };
+        let signed = self.driver.last_signed();
+        let signed = signed.map(|last| ((last.epoch, last.height), on_clock(last.at)));
+        self.facts(|facts| {
+            facts.arrivals.votes.clear();
+            let votes = self.driver.last_votes().map(arrival);
+            facts.arrivals.votes.extend(votes);
+            facts.arrivals.signed = signed;
+        });
+    }
+
     /// Changes what the status exchange answers from.
-    pub(super) fn facts(&self, change: impl FnOnce(&mut StatusFacts)) {
-        change(&mut self.book.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn facts<T>(&self, change: impl FnOnce(&mut StatusFacts) -> T) {
+        drop(change(
+            &mut self.book.lock().unwrap_or_else(PoisonError::into_inner),
+        ));
     }
 }

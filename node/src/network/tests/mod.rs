@@ -14,6 +14,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::*;
 
+mod half_dead;
 mod hostile;
 mod mesh;
 
@@ -152,6 +153,18 @@ impl Node {
         let wait = peers.wait_for(|peers| condition(peers));
         let done = timeout(DEADLINE, wait).await.is_ok();
         assert!(done, "no {what}: {:#?}", self.network.peers());
+    }
+
+    /// It listens on the same addresses as before.
+    pub(super) async fn until_listening(&self, addresses: &[String]) {
+        let mut now = self.network.addresses.clone();
+        let wait = now.wait_for(|now| addresses.iter().all(|address| now.contains(address)));
+        let done = timeout(DEADLINE, wait).await.is_ok();
+        assert!(
+            done,
+            "{:?}, not {addresses:?}",
+            self.network.local_addresses()
+        );
     }
 
     pub(super) async fn stop(self) {

@@ -149,7 +149,6 @@ impl Call {
     /// `eth_call`.
     pub(in crate::rpc) fn call(&self, rpc: &RpcCall) -> Answer {
         let view = rpc.view(self.block)?;
-        // The place for `rpc.call_deadline`, when the EVM can be interrupted.
         let outcome = call(
             rpc.chain().spec(),
             &view.header,
@@ -157,6 +156,7 @@ impl Call {
             &self.request,
             &self.overrides,
             rpc.limits().call_gas_cap,
+            &rpc.call_deadline,
         );
         match outcome.map_err(refused)? {
             CallOutcome::Success { output, .. } => {
@@ -170,7 +170,6 @@ impl Call {
     /// `eth_estimateGas`.
     pub(in crate::rpc) fn estimate(&self, rpc: &RpcCall) -> Answer {
         let view = rpc.view(self.block)?;
-        // The place for `rpc.call_deadline`, as above.
         let estimate = estimate_gas(
             rpc.chain().spec(),
             &view.header,
@@ -178,6 +177,7 @@ impl Call {
             &self.request,
             &self.overrides,
             rpc.limits().call_gas_cap,
+            &rpc.call_deadline,
         );
         match estimate.map_err(refused)? {
             Ok(gas) => rpc.json(&U64::from(gas)),
@@ -189,6 +189,11 @@ impl Call {
 fn refused(error: CallError) -> RpcError {
     match error {
         CallError::State(cause) => RpcError::internal(cause),
+        // geth's words.
+        CallError::Interrupted => RpcError::Server(format!(
+            "execution aborted (timeout = {}s)",
+            CALL_TIME_MAX.as_secs()
+        )),
         error => RpcError::Server(error.to_string()),
     }
 }

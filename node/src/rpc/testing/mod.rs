@@ -244,6 +244,7 @@ fn status(
             reachable: Vec::new(),
             tx_pool_size: 0,
             last_commit_age_ms: None,
+            votes: Vec::new(),
         }
     })
 }

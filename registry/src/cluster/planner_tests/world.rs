@@ -185,6 +185,7 @@ impl World {
             leads: self.set.first() == Some(number),
             heard: (!self.deaf && self.speaks(*number)).then_some(self.now),
             lately: !self.deaf && self.speaks(*number),
+            silence: None,
             running: Some(self.nodes.get(number).is_some_and(runs)),
         });
         let mut candidates: Vec<Candidate> = self

@@ -70,6 +70,8 @@ impl World {
                 self.net.duplicate = f64::from(duplicate) / 100.0;
                 self.net.corrupt = f64::from(corrupt) / 100.0;
             }
+            Fault::Far(node, longer) => self.net.far = Some((node, longer)),
+            Fault::Voiceless(node) => self.net.voiceless = Some(node),
             Fault::Slow(longest) => self.net.delay.1 = longest,
             Fault::HealNetwork => {
                 self.net.cut.clear();

@@ -23,6 +23,7 @@ impl World {
             return Ok(());
         };
         let effects = running.driver.step(now, input);
+        self.note_missing(node);
         self.perform(node, effects)
     }
 

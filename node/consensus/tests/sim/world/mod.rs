@@ -1,5 +1,6 @@
 //! The world of a run: virtual time, one queue of events, and the nodes.
 
+mod attendance;
 mod chaos;
 mod effects;
 pub(crate) mod executors;
@@ -227,6 +228,8 @@ pub(crate) struct Outcome {
     pub(crate) recovered_in: Option<Micros>,
     /// What happened in recoveries.
     pub(crate) tally: Tally,
+    /// For how long each node at most missed the votes of each other while faults went on.
+    pub(crate) missing: BTreeMap<(usize, usize), Duration>,
 }
 
 /// How often each thing worth a look happened.
@@ -284,6 +287,7 @@ pub(crate) struct World {
     first_block: Option<Micros>,
     misbehaviours: usize,
     unfit: BTreeSet<usize>,
+    missing: BTreeMap<(usize, usize), Duration>,
 }
 
 impl World {
@@ -346,6 +350,7 @@ impl World {
             first_block: None,
             misbehaviours: 0,
             unfit: BTreeSet::new(),
+            missing: BTreeMap::new(),
             setup,
         };
         for (at, fault) in world.setup.plan.events.clone() {
@@ -371,6 +376,7 @@ impl World {
                 unfit: self.unfit,
                 recovered_in: self.first_block.map(|at| at.saturating_sub(self.healed_at)),
                 tally: self.tally,
+                missing: self.missing,
             }),
             Err(violation) => Err((violation, self.trace)),
         }

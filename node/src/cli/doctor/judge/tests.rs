@@ -251,6 +251,18 @@ fn vote() {
         set_status(facts, "/nodes/node3/state", json!("unfit"));
     });
     expect(&finding, Verdict::Warn, "never voting again: node3");
+    let finding = after("vote", |facts| {
+        let symptom = json!({"code": "not_voting", "text": "no vote of it reached node1 for 9 s",
+            "height": 7, "age_ms": 9_000, "reporters": ["node1"]});
+        let mut node = status()["nodes"]["node3"].clone();
+        node["symptom"] = symptom;
+        set_status(facts, "/nodes/node3", node);
+    });
+    expect(
+        &finding,
+        Verdict::Warn,
+        "node3 is not voting (no vote of it",
+    );
     let finding = after("vote", |facts| node(facts).voting = false);
     expect(&finding, Verdict::Warn, "does not vote yet");
     let finding = after("vote", |facts| {
