@@ -18,7 +18,9 @@ use axolotl_common::{
     certificate::vote_sign_bytes,
     genesis::{DEV_CHAIN_ID, GenesisDocument, dev_genesis},
 };
-use axolotl_ledger::{BlockAttributes, ChainSpec, Transaction, next_base_fee, state::account_key};
+use axolotl_ledger::{
+    BlockAttributes, ChainSpec, Transaction, Unlimited, next_base_fee, state::account_key,
+};
 use axolotl_node::{
     cli::accounts::DEV_SECRETS,
     mempool::{Mempool, MempoolLimits, Origin, SenderState},
@@ -150,7 +152,7 @@ impl Solo {
                 builder: self.key.public(),
                 requests: Vec::new(),
             };
-            let built = chain.build(attributes, &mut pool.best(base_fee))?;
+            let built = chain.build(attributes, &mut pool.best(base_fee), &Unlimited)?;
             let sent = built.block.transactions.clone();
             anyhow::ensure!(
                 sent.len() == transactions.len(),

@@ -236,8 +236,8 @@ fn read_interrupted(body: &[u8]) -> Option<Interrupted> {
         standing: match *standing {
             STANDING_HEAVY => Standing::Heavy,
             STANDING_EXECUTION_TIME => Standing::SetAside(InterruptReason::ExecutionTime { limit }),
-        STANDING_BLOCK_NOT_DECIDED => Standing::SetAside(InterruptReason::BlockNotDecided),
-        STANDING_STATE_SIZE => Standing::SetAside(InterruptReason::StateSize),
+            STANDING_BLOCK_NOT_DECIDED => Standing::SetAside(InterruptReason::BlockNotDecided),
+            STANDING_STATE_SIZE => Standing::SetAside(InterruptReason::StateSize),
             _ => return None,
         },
     })

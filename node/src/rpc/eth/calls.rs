@@ -158,7 +158,7 @@ impl Call {
             rpc.limits().call_gas_cap,
             &rpc.call_deadline,
         );
-        match outcome.map_err(refused)? {
+        match outcome.map_err(|error| refused(rpc, error))? {
             CallOutcome::Success { output, .. } => {
                 bounded(rpc, &output)?;
                 rpc.json(&output)
@@ -179,20 +179,20 @@ impl Call {
             rpc.limits().call_gas_cap,
             &rpc.call_deadline,
         );
-        match estimate.map_err(refused)? {
+        match estimate.map_err(|error| refused(rpc, error))? {
             Ok(gas) => rpc.json(&U64::from(gas)),
             Err(outcome) => Err(ended_badly(rpc, outcome)),
         }
     }
 }
 
-fn refused(error: CallError) -> RpcError {
+fn refused(rpc: &Rpc, error: CallError) -> RpcError {
     match error {
         CallError::State(cause) => RpcError::internal(cause),
         // geth's words.
         CallError::Interrupted => RpcError::Server(format!(
             "execution aborted (timeout = {}s)",
-            CALL_TIME_MAX.as_secs()
+            rpc.limits().call_timeout.as_secs()
         )),
         error => RpcError::Server(error.to_string()),
     }
