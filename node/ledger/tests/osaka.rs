@@ -95,7 +95,7 @@ fn clz_counts_leading_zeros() {
     );
     match run(&chain(None), &one, &[]) {
         CallOutcome::Halt { reason, .. } => {
-            assert!(reason.starts_with("invalid opcode"), "{reason}")
+            assert!(reason.starts_with("invalid opcode"), "{reason}");
         }
         other => panic!("{other:?}"),
     }
@@ -322,7 +322,7 @@ fn a_block_follows_the_rules_of_its_own_time_stamp() {
     let large = with_gas(CAP + 1);
     let mut queue = Queue::new(vec![large.clone()]);
     let before = chain.build_with(at(switch - 1), &mut queue).unwrap();
-    assert_eq!(before.block.transactions, [large.clone()]);
+    assert_eq!(before.block.transactions, std::slice::from_ref(&large));
     chain.execute(before.block.clone()).unwrap();
     let mut queue = Queue::new(vec![large.clone()]);
     let after = chain.build_with(at(switch), &mut queue).unwrap();
