@@ -33,6 +33,10 @@ pub(super) type Leaf<V> = (B256, V);
 /// A key and its value after a change; `None` when it is removed.
 pub(super) type Change<V> = (B256, Option<V>);
 
+/// Appends the leaves from the first to the second key, inclusive, ascending.
+pub(super) type Scan<'a, V> =
+    dyn FnMut(B256, B256, &mut Vec<Leaf<V>>) -> Result<(), StateError> + 'a;
+
 /// What lies under the keys of a trie.
 pub(super) trait Value: Clone + fmt::Debug {
     /// A bucket with more leaves than this is split.
@@ -336,7 +340,7 @@ impl<V: Value> Node<V> {
         &self,
         depth: usize,
         changes: &[Change<V>],
-        scan: &mut dyn FnMut(B256, B256, &mut Vec<Leaf<V>>) -> Result<(), StateError>,
+        scan: &mut Scan<'_, V>,
         hasher: &mut Hasher,
     ) -> Result<Self, StateError> {
         let Some((key, _)) = changes.first() else {
