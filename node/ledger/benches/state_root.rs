@@ -4,14 +4,18 @@
 //! *cold*: nothing of the contracts was read since the start; *warm*: they were touched before.
 #![allow(clippy::unwrap_used, missing_docs, reason = "as in tests")]
 
-use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use alloy_primitives::{B256, Bytes, U256, keccak256};
 use axolotl_ledger::{
     Account, FlatState, MemoryState, Overlay, RootCache, StateDiff, StateError,
     state::storage_root_from_scratch,
 };
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 
 /// Contracts that all have the same slots, so that ten of a million fit into memory.
 struct Contracts {
@@ -89,7 +93,29 @@ impl FlatState for Contracts {
     }
 }
 
-fn state_root(c: &mut Criterion) {
+/// Runs of which the median is printed.
+const RUNS: usize = 11;
+
+/// Prints the median time of `run` on what `start` makes.
+fn median<T, R>(name: &str, mut start: impl FnMut() -> T, mut run: impl FnMut(T) -> R) {
+    let mut times: Vec<Duration> = (0..RUNS)
+        .map(|_| {
+            let input = start();
+            let began = Instant::now();
+            let output = black_box(run(input));
+            let took = began.elapsed();
+            drop(output);
+            took
+        })
+        .collect();
+    times.sort_unstable();
+    println!(
+        "{name:<28} {:>10.3} ms",
+        times[RUNS / 2].as_secs_f64() * 1e3
+    );
+}
+
+fn main() {
     for slots in [1_000u64, 10_000, 100_000, 1_000_000] {
         let mut all: Vec<_> = (0..slots).map(|n| (key(n), U256::from(n + 1))).collect();
         all.sort_unstable();
@@ -100,35 +126,27 @@ fn state_root(c: &mut Criterion) {
         });
         let root = storage_root_from_scratch(&storage, &B256::ZERO).unwrap();
         drop(storage);
-        let mut group = c.benchmark_group(format!("slots_{slots}"));
-        group
-            .sample_size(10)
-            .warm_up_time(Duration::from_millis(200))
-            .measurement_time(Duration::from_secs(1));
         for contracts in [1, 5, 10] {
             let state = Contracts::new(contracts, &all, root);
-            group.bench_with_input(BenchmarkId::new("cold", contracts), &state, |b, state| {
-                let start = || (RootCache::build(state).unwrap(), state.touch(0, 0));
-                let run = |(cache, mut diff): (RootCache, StateDiff)| {
-                    let root = cache.compute(state, &mut diff).unwrap().root();
-                    (black_box(root), cache)
-                };
-                b.iter_batched(start, run, BatchSize::PerIteration);
-            });
+            median(
+                &format!("cold {contracts} x {slots}"),
+                || (RootCache::build(&state).unwrap(), state.touch(0, 0)),
+                |(cache, mut diff)| {
+                    let root = cache.compute(&state, &mut diff).unwrap().root();
+                    (root, cache)
+                },
+            );
             let mut cache = RootCache::build(&state).unwrap();
             let mut first = state.touch(0, 0);
             let delta = cache.compute(&state, &mut first).unwrap();
             cache.apply(delta);
             let before = Overlay::new(&state, &first);
             let diff = state.touch(slots as usize / 2, 0);
-            group.bench_with_input(BenchmarkId::new("warm", contracts), &cache, |b, cache| {
-                let run = |mut diff| black_box(cache.compute(&before, &mut diff).unwrap().root());
-                b.iter_batched(|| diff.clone(), run, BatchSize::PerIteration);
-            });
+            median(
+                &format!("warm {contracts} x {slots}"),
+                || diff.clone(),
+                |mut diff| cache.compute(&before, &mut diff).unwrap().root(),
+            );
         }
-        group.finish();
     }
 }
-
-criterion_group!(benches, state_root);
-criterion_main!(benches);
