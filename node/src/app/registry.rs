@@ -407,6 +407,8 @@ async fn watch_blocks(
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
         let engine = node.engine.status().borrow().clone();
+        // A round that was made longer by slow executions, three steps of it, is no failure.
+        let patience = patience + 3 * engine.stretch;
         let stalled = engine
             .work_since
             .map(|since| since.elapsed())

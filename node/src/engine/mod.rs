@@ -137,6 +137,8 @@ pub struct EngineStatus {
     pub misbehaving: BTreeSet<PublicKey>,
     /// Proposals that this process could not vote for, by validator; as many as a record may name.
     pub faults: BTreeMap<PublicKey, ProposalFaults>,
+    /// The least timeout of a step at this height, raised by slow executions; zero when none was.
+    pub stretch: Duration,
     /// Since when there is work that no block has taken up.
     pub work_since: Option<Instant>,
     /// When votes last decided a block in this process.

@@ -112,6 +112,7 @@ impl Runner {
             sealed: None,
             misbehaving: BTreeSet::new(),
             faults: BTreeMap::new(),
+            stretch: Duration::ZERO,
             asks_for_votes: false,
             work_since: None,
             last_decided: None,
@@ -353,6 +354,7 @@ impl Runner {
                 || status.unfit != unfit;
             (status.round, status.asks_for_votes, status.voting) = (round, asks, voting);
             status.unfit = unfit;
+            status.stretch = self.driver.stretch();
             moved
         });
         self.facts(|facts| facts.unfit = is_unfit);

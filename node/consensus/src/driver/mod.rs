@@ -230,6 +230,13 @@ impl Driver {
             .and_then(|current| current.core.round())
     }
 
+    /// The least timeout of a step at this height, raised by slow executions; zero when none was.
+    pub fn stretch(&self) -> Duration {
+        self.current
+            .as_ref()
+            .map_or(Duration::ZERO, |current| current.stretch)
+    }
+
     /// Who proposes in the present round.
     pub fn proposer(&self) -> Option<PublicKey> {
         let current = self.current.as_ref()?;
@@ -435,7 +442,8 @@ impl Driver {
         };
         current.phase = Phase::Decided;
         current.building = None;
-        self.cancel_check();
+        // What is decided is stored at once: it waits for no build and no check.
+        self.abandon();
         let Some(current) = &self.current else {
             return;
         };
