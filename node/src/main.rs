@@ -9,7 +9,15 @@ use axolotl_node::{
     config::{self, ConfigError, NodeArgs},
     telemetry,
 };
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::{
+    process::{Resource, getrlimit, setrlimit},
+    thread::disable_transparent_huge_pages,
+};
+
+/// Returns freed memory to the system, which glibc's allocator does not: see
+/// docs/decisions/0011-allocator.md. Set up in .cargo/config.toml.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Exit code for a wrong configuration or command line.
 const EXIT_CONFIG: u8 = 2;
@@ -47,6 +55,9 @@ fn node(args: NodeArgs, mut faults: Vec<String>) -> ExitCode {
         }
     };
     telemetry::init(config.log_format, &config.log);
+    // A huge page of which little is used stays resident as a whole. Where this is not possible
+    // (a kernel without huge pages), there is nothing to turn off.
+    let _ = disable_transparent_huge_pages(true);
     for unknown in config::unknown_variables() {
         tracing::warn!("{unknown}");
     }

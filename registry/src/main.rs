@@ -12,7 +12,13 @@ use axolotl_registry::{
     openapi, telemetry,
 };
 use clap::{CommandFactory, FromArgMatches};
+use rustix::thread::disable_transparent_huge_pages;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Returns freed memory to the system, which glibc's allocator does not: see
+/// docs/decisions/0011-allocator.md. Set up in .cargo/config.toml.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Exit code for wrong settings.
 const EXIT_SETTINGS: u8 = 2;
@@ -83,6 +89,9 @@ fn serve(args: &ServeArgs) -> ExitCode {
             return ExitCode::from(EXIT_SETTINGS);
         }
     };
+    // A huge page of which little is used stays resident as a whole. Where this is not possible
+    // (a kernel without huge pages), there is nothing to turn off. Nodes started from here inherit it.
+    let _ = disable_transparent_huge_pages(true);
     // What a panic leaves half done must not be gone on with.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -41,7 +41,7 @@ need_cargo() {
         die "Rust is not installed, and the programs must be built." \
             "Install it with:  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" \
             "and run this script again. The right version is chosen by rust-toolchain.toml." \
-            "Building also needs a C compiler: on Debian or Ubuntu, apt-get install build-essential."
+            "Building also needs a C compiler and make: on Debian or Ubuntu, apt-get install build-essential."
 }
 
 # Whether a Docker engine answers.

@@ -29,7 +29,7 @@ install_tools() {
     have curl || missing+=(curl)
     have jq || missing+=(jq)
     have git || missing+=(git)
-    have cc || missing+=(build-essential)
+    { have cc && have make; } || missing+=(build-essential)
     have python3 || missing+=(python3)
     have docker || missing+=(docker.io)
     have docker-compose || missing+=(docker-compose)

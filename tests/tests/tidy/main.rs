@@ -25,7 +25,7 @@ use crate::source::{
 const MAX_LINES: usize = 600;
 
 /// A crate (or module of std), and the only places that may use it.
-const ONLY_IN: [(&str, &[&str]); 7] = [
+const ONLY_IN: [(&str, &[&str]); 8] = [
     ("bollard", &["registry/src/runtime/docker"]),
     ("revm", &["node/ledger/src/execution"]),
     ("bft", &["node/consensus/src/context"]),
@@ -36,6 +36,7 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
         &["node/src/storage/state_store", "node/src/storage/schema"],
     ),
     ("sled", &["registry/src/store"]),
+    ("tikv_jemallocator", &["node/src/main", "registry/src/main"]),
 ];
 
 /// Where clocks, threads, input and output, randomness and maps without an order have no place.
