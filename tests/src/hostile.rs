@@ -25,13 +25,11 @@ use tokio::{process::Command, sync::watch, task::JoinHandle};
 
 use self::rows::Row;
 use crate::{
-    Cluster, HandNode, Options, binaries,
-    cluster::{CALL, START},
-    load::FEES,
-    ports::free_port,
-    wait,
+    Cluster, HandNode, Options, binaries, cluster::CALL, load::FEES, ports::free_port, wait,
 };
 
+/// Deadline for four nodes to read a genesis of up to a million slots, and to make the first block.
+const READY: Duration = Duration::from_secs(300);
 /// Nodes of the chain.
 const NODES: usize = 4;
 /// Senders of hostile transactions that the genesis gives ether; each sends one.
@@ -101,7 +99,7 @@ impl Chain {
         }
         for node in &nodes {
             let what = format!("the first block at {}", node.url());
-            wait::until(&what, START, async || {
+            wait::until(&what, READY, async || {
                 let height = node.block_number().await?;
                 ensure!(height > 0, "height {height}");
                 Ok(())

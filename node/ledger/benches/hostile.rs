@@ -117,7 +117,9 @@ fn measure(chain: &TestChain, row: &Row) -> Measured {
 /// Shapes of MODEXP, to find the slowest for its gas.
 fn sweep(gas: u64) -> Vec<Row> {
     let mut rows = Vec::new();
-    for size in [8, 31, 32, 33, 40, 48, 64, 96, 128, 192, 256, 512, 1_024] {
+    for size in [
+        8_usize, 31, 32, 33, 40, 48, 64, 96, 128, 192, 256, 512, 1_024,
+    ] {
         for (exponent, first) in [(1, 1), (1, 3), (1, 0xff), (8, 0xff), (32, 0xff), (64, 0xff)] {
             for odd in [true, false] {
                 let name = format!("sweep modexp {size} ^ {exponent} ({first:#x}) odd: {odd}");

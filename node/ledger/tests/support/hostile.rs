@@ -421,9 +421,7 @@ fn instructions() -> Vec<Row> {
                 .push_bytes(&(at as u16).to_be_bytes())
                 .push(0)
                 .op(op::CODECOPY)
-                .push(0)
-                .push(0)
-                .op(op::MSTORE8)
+                .ops(&[op::PUSH0, op::PUSH0, op::MSTORE8])
                 .repeat(100_000, create)
         };
         let mut code = program(program(0).0.len() as u64);
@@ -507,13 +505,7 @@ fn instructions() -> Vec<Row> {
         Row::new(
             "LOG4 of 32 KiB",
             start().repeat(300_000, |code| {
-                code.push(0)
-                    .push(0)
-                    .push(0)
-                    .push(0)
-                    .push(32_768)
-                    .push(0)
-                    .op(op::LOG4)
+                code.ops(&[op::PUSH0; 4]).push(32_768).push(0).op(op::LOG4)
             }),
             &[],
         ),
