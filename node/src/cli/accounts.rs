@@ -2,7 +2,7 @@
 
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope};
 use alloy_eips::eip2718::Encodable2718;
-use alloy_primitives::{Address, B256, Bytes, TxKind, U256, hex};
+use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, hex};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use zeroize::Zeroizing;
@@ -106,8 +106,12 @@ impl Account {
         self.sign(transaction)
     }
 
-    /// Signs a type-2 transaction.
-    pub fn sign(&self, transaction: TxEip1559) -> Signed {
+    /// Signs a transaction of any type.
+    pub fn sign<T>(&self, transaction: T) -> Signed
+    where
+        T: SignableTransaction<Signature>,
+        TxEnvelope: From<alloy_consensus::Signed<T>>,
+    {
         let signature = self
             .0
             .sign_hash_sync(&transaction.signature_hash())
