@@ -17,6 +17,7 @@ pub mod engine_proxy;
 pub mod events;
 pub mod files;
 pub mod hands;
+pub mod liar;
 pub mod load;
 pub mod loss;
 pub mod machines;
