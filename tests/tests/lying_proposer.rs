@@ -127,7 +127,10 @@ async fn three_go_on_and_show_a_proposer_that_lies() -> anyhow::Result<()> {
     let load = Load::start(&rpcs, SENDERS).await?;
 
     let liar_key = liar_key.public();
-    let http = reqwest::Client::builder().no_proxy().timeout(CALL).build()?;
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(CALL)
+        .build()?;
     for node in &nodes {
         let url = format!("http://127.0.0.1:{}/status", node.http);
         wait::until(&format!("the liar at {url}"), SHOWN, async || {
