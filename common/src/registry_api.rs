@@ -15,7 +15,10 @@ pub use self::{
     },
     problem::{Problem, refuse_process},
     recovery::{RecoverRequest, RecoveryPhase, RecoveryStatus},
-    votes::{SILENT_AFTER, SILENT_HEIGHTS, Symptom, SymptomCode, VoteReport},
+    votes::{
+        ProposalFaultReport, ProposalFaults, SILENT_AFTER, SILENT_HEIGHTS, Symptom, SymptomCode,
+        VoteReport,
+    },
 };
 use crate::{
     crypto::PublicKey,
@@ -202,6 +205,9 @@ pub struct Heartbeat {
     /// What it has received of each validator of `epoch`; at most as many as a record may name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub votes: Vec<VoteReport>,
+    /// Proposals that it could not vote for; at most as many validators as a record may name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proposal_faults: Vec<ProposalFaultReport>,
 }
 
 /// Answer to a heartbeat.
@@ -284,6 +290,9 @@ pub struct NodeStatus {
     /// What is wrong with it although it reports in time, with a code that does not change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symptom: Option<Symptom>,
+    /// Proposals of it that other validators could not vote for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal_faults: Option<ProposalFaults>,
     /// Connected peers.
     pub peers: usize,
     /// Starts of its data directory.
@@ -543,6 +552,9 @@ pub struct NodeSelfStatus {
     /// records of one number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub misbehaving: Vec<PublicKey>,
+    /// Proposals that this process could not vote for, by validator.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proposal_faults: Vec<ProposalFaultReport>,
     /// Whether it is fetching blocks.
     pub syncing: bool,
     /// Connected peers.

@@ -1,10 +1,20 @@
 //! Metrics of the node, read when they are asked for.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use axolotl_common::registry_api::NodeSelfStatus;
-use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
+use axolotl_consensus::ProposalFault;
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
 
+/// Validator and fault: as many as a record may name, times two.
+type FaultLabels = [(&'static str, String); 2];
 type Level = Gauge<u64, AtomicU64>;
 
 /// Gauges of one node.
@@ -19,6 +29,7 @@ pub struct Metrics {
     validator: Level,
     syncing: Level,
     misbehaving: Level,
+    faults: Family<FaultLabels, Counter>,
     resident: Level,
 }
 
@@ -49,6 +60,12 @@ impl Metrics {
             "axolotl_resident_memory_bytes",
             "Resident memory of the process",
         );
+        let faults = Family::<FaultLabels, Counter>::default();
+        registry.register(
+            "axolotl_consensus_proposal_faults",
+            "Proposals that this process could not vote for, by proposer",
+            faults.clone(),
+        );
         let registry = Mutex::new(registry);
         Arc::new(Self {
             registry,
@@ -61,6 +78,7 @@ impl Metrics {
             validator,
             syncing,
             misbehaving,
+            faults,
             resident,
         })
     }
@@ -77,6 +95,18 @@ impl Metrics {
             self.validator.set(status.is_validator.into());
             self.syncing.set(status.syncing.into());
             self.misbehaving.set(status.misbehaving.len() as u64);
+            for report in &status.proposal_faults {
+                let counts = [
+                    (ProposalFault::Invalid, report.invalid),
+                    (ProposalFault::NotInTime, report.not_in_time),
+                ];
+                for (fault, count) in counts {
+                    let validator = ("validator", report.validator.to_string());
+                    let labels = [validator, ("fault", fault.code().to_owned())];
+                    let counter = self.faults.get_or_create(&labels);
+                    counter.inner().store(count, Ordering::Relaxed);
+                }
+            }
         }
         self.resident.set(resident_memory_bytes().unwrap_or(0));
         let mut text = String::new();

@@ -18,6 +18,7 @@ pub mod events;
 pub mod files;
 pub mod hands;
 pub mod hostile;
+pub mod liar;
 pub mod load;
 pub mod loss;
 pub mod machines;

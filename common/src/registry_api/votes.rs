@@ -38,6 +38,42 @@ impl VoteReport {
     }
 }
 
+/// Proposals of one validator that a node could not vote for, since its process began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProposalFaultReport {
+    /// The proposer.
+    pub validator: PublicKey,
+    /// Blocks that were not valid.
+    pub invalid: u64,
+    /// Blocks whose execution did not end within their round.
+    pub not_in_time: u64,
+}
+
+/// What the others report of one node's proposals. It is no proof: a reporter may lie, and a slow reporter
+/// finds others slow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProposalFaults {
+    /// Blocks that were not valid, by the reporter that counts most.
+    pub invalid: u64,
+    /// Blocks whose execution did not end within their round, by the reporter that counts most.
+    pub not_in_time: u64,
+    /// Validators that report any.
+    pub reporters: Vec<NodeId>,
+}
+
+impl fmt::Display for ProposalFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reporters: Vec<&str> = self.reporters.iter().map(NodeId::as_str).collect();
+        write!(
+            f,
+            "proposed {} invalid blocks and {} that were not executed in time, reported by {}",
+            self.invalid,
+            self.not_in_time,
+            reporters.join(", ")
+        )
+    }
+}
+
 /// What is wrong with a node that reports in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

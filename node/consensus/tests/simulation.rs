@@ -9,6 +9,7 @@
 )]
 
 mod executors;
+mod liars;
 mod quorum_loss;
 mod sim;
 

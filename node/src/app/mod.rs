@@ -526,6 +526,7 @@ impl Node {
         let head = self.chain.head();
         let engine = self.engine.status().borrow().clone();
         let reachable = self.network.connected();
+        let proposal_faults = engine.fault_reports();
         let spec = self.chain.spec();
         NodeSelfStatus {
             node_id: Some(self.label.clone()),
@@ -546,6 +547,7 @@ impl Node {
             unfit: engine.unfit,
             sealed: engine.sealed,
             pending_epoch: engine.pending,
+            proposal_faults,
             misbehaving: engine.misbehaving.into_iter().collect(),
             syncing: self.sync.status().borrow().syncing,
             peers: reachable.len(),

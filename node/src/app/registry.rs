@@ -295,6 +295,7 @@ fn heartbeat(node: &Node, seq: u64) -> Heartbeat {
         unfit: status.unfit,
         sealed: status.sealed,
         votes: status.votes,
+        proposal_faults: status.proposal_faults,
     }
 }
 

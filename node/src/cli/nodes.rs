@@ -174,6 +174,7 @@ fn registered_json(node: &NodeStatus) -> Value {
     json!({
         "id": node.id, "peer_id": node.peer_id, "state": node.state, "role": node.role,
         "height": node.height, "rpc_url": url_of(node), "voting": node.voting, "symptom": node.symptom,
+        "proposal_faults": node.proposal_faults,
     })
 }
 

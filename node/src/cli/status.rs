@@ -126,6 +126,10 @@ pub fn render(status: &StatusResponse, now: SystemTime, colours: bool) -> String
             let words = format!("{}: {}: {}", node.id, symptom.code, symptom.text);
             line(&mut text, &Colour::Red.paint(&words, colours));
         }
+        if let Some(faults) = &node.proposal_faults {
+            let words = format!("{}: {faults}", node.id);
+            line(&mut text, &Colour::Yellow.paint(&words, colours));
+        }
         if let Some(detail) = &node.detail {
             line(&mut text, &format!("{}: {detail}", node.id));
         }

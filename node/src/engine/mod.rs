@@ -36,7 +36,7 @@ use axolotl_common::{
     Epoch, Hash, Height, KeyPair, PublicKey, Round, SignedRecord, VolumeId,
     membership::MAX_MEMBERS,
     recovery::SealNote,
-    registry_api::{Order, RecoveryAnswer},
+    registry_api::{Order, ProposalFaultReport, RecoveryAnswer},
 };
 use axolotl_consensus::{HeightStart, ProposalFault, SignedVote};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -159,6 +159,16 @@ pub struct ProposalFaults {
 }
 
 impl EngineStatus {
+    /// The faults as the status and the heartbeat report them.
+    pub fn fault_reports(&self) -> Vec<ProposalFaultReport> {
+        let report = |(validator, faults): (&PublicKey, &ProposalFaults)| ProposalFaultReport {
+            validator: *validator,
+            invalid: faults.invalid,
+            not_in_time: faults.not_in_time,
+        };
+        self.faults.iter().map(report).collect()
+    }
+
     fn note_fault(&mut self, proposer: PublicKey, fault: ProposalFault) {
         if self.faults.len() >= MAX_MEMBERS && !self.faults.contains_key(&proposer) {
             return;

@@ -34,6 +34,12 @@ impl State {
                 why: format!("at most {MAX_MEMBERS} validators"),
             });
         }
+        if beat.proposal_faults.len() > MAX_MEMBERS {
+            return Err(Refusal::Invalid {
+                field: "proposal_faults",
+                why: format!("at most {MAX_MEMBERS} validators"),
+            });
+        }
         let known = node.record.incarnation;
         if beat.incarnation != known {
             return Err(Refusal::Incarnation {

@@ -4,7 +4,7 @@ use axolotl_common::{
     Epoch, KeyPair,
     genesis::{AxolotlGenesis, GenesisDocument, dev_genesis},
     membership::MAX_MEMBERS,
-    registry_api::VoteReport,
+    registry_api::{ProposalFaultReport, VoteReport},
 };
 
 use super::*;
@@ -73,6 +73,7 @@ fn beat_reaching(state: &mut State, now: Now, i: u8, height: u64, others: &[u8])
         unfit: None,
         sealed: None,
         votes: Vec::new(),
+        proposal_faults: Vec::new(),
     };
     state.heartbeat(now, 0, &key(i).public(), beat).unwrap();
 }
@@ -300,6 +301,53 @@ fn more_reports_than_a_record_names_members_are_refused() {
     let refused = state.heartbeat(AT, 0, &key(1).public(), beat);
     assert!(
         matches!(refused, Err(Refusal::Invalid { field: "votes", .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn proposal_faults_are_shown_as_other_validators_report_them() {
+    let mut state = state(4);
+    for i in [1, 2, 4] {
+        beat(&mut state, AT, i, 100);
+    }
+    let last_beat = |state: &State, i: u8| {
+        let node = state.by_key(&key(i).public()).unwrap();
+        node.live.beat.clone().unwrap().1
+    };
+    let report = |other: u8, invalid, not_in_time| ProposalFaultReport {
+        validator: key(other).public(),
+        invalid,
+        not_in_time,
+    };
+    let reports = [
+        (1, vec![report(4, 3, 0)]),
+        (2, vec![report(4, 2, 5), report(1, 0, 0)]),
+        // What a node says of itself is not asked, and what it says of others is said to be its word.
+        (4, vec![report(4, 9, 9), report(3, 1, 0)]),
+    ];
+    for (i, reports) in reports {
+        let mut beat = last_beat(&state, i);
+        beat.seq += 1;
+        beat.proposal_faults = reports;
+        state.heartbeat(AT, 0, &key(i).public(), beat).unwrap();
+    }
+    let status = state.status(AT, crate::cluster::view::Told::default());
+    let shown = |i: u64| {
+        let faults = status.nodes[&NodeId::numbered(i)].proposal_faults.clone()?;
+        let reporters: Vec<String> = faults.reporters.iter().map(ToString::to_string).collect();
+        Some((faults.invalid, faults.not_in_time, reporters.join(" ")))
+    };
+    assert_eq!(shown(1), None);
+    assert_eq!(shown(3), Some((1, 0, "node4".into())));
+    assert_eq!(shown(4), Some((3, 5, "node1 node2".into())));
+    let mut beat = last_beat(&state, 1);
+    beat.seq += 1;
+    beat.proposal_faults = vec![report(4, 1, 1); MAX_MEMBERS + 1];
+    let refused = state.heartbeat(AT, 0, &key(1).public(), beat);
+    let field = "proposal_faults";
+    assert!(
+        matches!(refused, Err(Refusal::Invalid { field: found, .. }) if found == field),
         "{refused:?}"
     );
 }

@@ -7,7 +7,7 @@ use axolotl_common::{
     Height, NodeId, PublicKey,
     registry_api::{
         DiscoverResponse, DiscoveredNode, Event, MembershipResponse, NodeState, NodeStatus,
-        PeerEntry, RecoveryStatus, Role, StatusResponse,
+        PeerEntry, ProposalFaultReport, ProposalFaults, RecoveryStatus, Role, StatusResponse,
     },
 };
 
@@ -86,12 +86,39 @@ impl State {
                 && verdict.state == NodeState::Healthy
                 && symptom.is_none(),
             symptom,
+            proposal_faults: self.proposal_faults(&record.public_key),
             peers: beat.map(|beat| beat.peers).unwrap_or_default(),
             incarnation: record.incarnation,
             version: record.version.clone(),
             managed: managed.is_some(),
             runtime: running.and_then(instance_info),
         }
+    }
+
+    /// What the other validators of the epoch last reported of a node's proposals.
+    fn proposal_faults(&self, key: &PublicKey) -> Option<ProposalFaults> {
+        let members = self.chain.as_ref()?.validators.members().iter();
+        let others = members.filter(|member| member.public_key != *key);
+        let mut shown = ProposalFaults {
+            invalid: 0,
+            not_in_time: 0,
+            reporters: Vec::new(),
+        };
+        for node in others.filter_map(|member| self.by_key(&member.public_key)) {
+            let Some((_, beat)) = &node.live.beat else {
+                continue;
+            };
+            let mut reports = beat.proposal_faults.iter();
+            let about = |report: &&ProposalFaultReport| {
+                report.validator == *key && (report.invalid, report.not_in_time) != (0, 0)
+            };
+            if let Some(report) = reports.find(about) {
+                shown.invalid = shown.invalid.max(report.invalid);
+                shown.not_in_time = shown.not_in_time.max(report.not_in_time);
+                shown.reporters.push(node.record.label.clone());
+            }
+        }
+        (!shown.reporters.is_empty()).then_some(shown)
     }
 
     fn unregistered_status(&self, managed: &Managed, verdict: Verdict) -> NodeStatus {
@@ -118,6 +145,7 @@ impl State {
             detail: verdict.detail,
             voting: false,
             symptom: None,
+            proposal_faults: None,
             peers: 0,
             incarnation: 0,
             version: String::new(),

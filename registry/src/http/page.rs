@@ -36,7 +36,9 @@ fn remarks(node: &NodeStatus) -> String {
     let symptom = node.symptom.as_ref();
     let symptom = symptom.map(|symptom| format!(", {}: {}", symptom.code, symptom.text));
     let detail = node.detail.as_ref().map(|detail| format!(": {detail}"));
-    [symptom, detail].into_iter().flatten().collect()
+    let faults = node.proposal_faults.as_ref();
+    let faults = faults.map(|faults| format!(", {faults}"));
+    [symptom, faults, detail].into_iter().flatten().collect()
 }
 
 fn render(status: &StatusResponse) -> Result<String, std::fmt::Error> {

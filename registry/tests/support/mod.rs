@@ -307,5 +307,6 @@ pub fn beat(i: u8, seq: u64, height: u64) -> Heartbeat {
         unfit: None,
         sealed: None,
         votes: Vec::new(),
+        proposal_faults: Vec::new(),
     }
 }

@@ -102,7 +102,12 @@ const PACKAGES: [(&str, &[&str]); 7] = [
     ("registry", &["axolotl-common"]),
     (
         "tests",
-        &["axolotl-common", "axolotl-consensus", "axolotl-node"],
+        &[
+            "axolotl-common",
+            "axolotl-consensus",
+            "axolotl-ledger",
+            "axolotl-node",
+        ],
     ),
 ];
 

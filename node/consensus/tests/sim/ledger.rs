@@ -48,6 +48,8 @@ pub(crate) struct Block {
     /// Makes two blocks with the same contents differ.
     pub(crate) nonce: u64,
     pub(crate) transactions: Vec<u64>,
+    /// What executing it costs besides, microseconds, on every node alike.
+    pub(crate) extra: u64,
     /// A planned record.
     pub(crate) record: Option<EpochRecord>,
     /// Hash of the recovery record that the first block of its epoch must carry. (The record itself stands

@@ -163,6 +163,7 @@ impl Node {
                 .filter(|t| !chain.included.contains(t))
                 .take(MAX_TRANSACTIONS.min(most))
                 .collect(),
+            extra: 0,
             record: self
                 .pending_record()
                 .filter(|_| chain.due.is_none())

@@ -319,6 +319,17 @@ fn judge_vote(facts: &Facts) -> Finding {
                  network between it and those named, and at its log";
             return warn("vote", silent.join("; "), advice);
         }
+        // Single blocks that came too late are what load does; an invalid one is never an accident.
+        let lying = status.nodes.values().filter_map(|node| {
+            let faults = node.proposal_faults.as_ref()?;
+            (faults.invalid > 0).then(|| format!("{} {faults}", node.id))
+        });
+        let lying: Vec<String> = lying.collect();
+        if !lying.is_empty() {
+            let advice = "Compare the versions of the programs on these machines and look at their logs; \
+                 replace the node whose blocks several others report";
+            return warn("vote", lying.join("; "), advice);
+        }
     }
     match own {
         None => unknown("vote"),

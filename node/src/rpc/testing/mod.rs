@@ -245,6 +245,7 @@ fn status(
             tx_pool_size: 0,
             last_commit_age_ms: None,
             votes: Vec::new(),
+            proposal_faults: Vec::new(),
         }
     })
 }

@@ -3,8 +3,12 @@
 mod equivocating_proposer;
 mod equivocating_voter;
 mod lying_about_lock;
+mod many_bodies;
 mod silent;
+mod slow_bodies;
+mod swapped_bodies;
 mod withholding_bodies;
+mod wrong_headers;
 
 use std::collections::BTreeSet;
 
@@ -13,7 +17,7 @@ use axolotl_consensus::message::{Message, Payload, Proposal, SignedProposal, Sig
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::ledger;
+use super::ledger::{self, Block};
 
 /// Messages, each with those who get it.
 pub(crate) type Outgoing = Vec<(BTreeSet<usize>, Message)>;
@@ -68,6 +72,24 @@ impl Cast<'_> {
         self.message(Payload::Proposal { proposal, block })
     }
 
+    /// Signs a changed form of the block in its place; `None` if the bytes are no block.
+    pub(crate) fn propose_instead(
+        &mut self,
+        proposal: Proposal,
+        bytes: &[u8],
+        change: impl FnOnce(&mut Block, &mut ChaCha8Rng),
+    ) -> Option<(Hash, Message)> {
+        let mut block = Block::decode(bytes)?;
+        change(&mut block, self.rng);
+        let bytes = block.encode();
+        let hash = ledger::hash(&bytes);
+        let proposal = Proposal {
+            block: hash,
+            ..proposal
+        };
+        Some((hash, self.sign_proposal(proposal, bytes)))
+    }
+
     fn message(&mut self, payload: Payload) -> Message {
         self.copy += 1;
         Message {
@@ -94,16 +116,24 @@ pub(crate) enum ActorKind {
     EquivocatingVoter,
     WithholdingBodies,
     LyingAboutLock,
+    SlowBodies,
+    ManyBodies,
+    SwappedBodies,
+    WrongHeaders,
 }
 
 impl ActorKind {
     pub(crate) fn random(rng: &mut ChaCha8Rng) -> Self {
-        match rng.random_range(0..5) {
+        match rng.random_range(0..9) {
             0 => Self::Silent,
             1 => Self::EquivocatingProposer,
             2 => Self::EquivocatingVoter,
             3 => Self::WithholdingBodies,
-            _ => Self::LyingAboutLock,
+            4 => Self::LyingAboutLock,
+            5 => Self::SlowBodies,
+            6 => Self::ManyBodies,
+            7 => Self::SwappedBodies,
+            _ => Self::WrongHeaders,
         }
     }
 
@@ -116,6 +146,10 @@ impl ActorKind {
             Self::EquivocatingVoter => Box::new(equivocating_voter::EquivocatingVoter::default()),
             Self::WithholdingBodies => Box::new(withholding_bodies::WithholdingBodies),
             Self::LyingAboutLock => Box::new(lying_about_lock::LyingAboutLock::default()),
+            Self::SlowBodies => Box::new(slow_bodies::SlowBodies::default()),
+            Self::ManyBodies => Box::new(many_bodies::ManyBodies),
+            Self::SwappedBodies => Box::new(swapped_bodies::SwappedBodies::default()),
+            Self::WrongHeaders => Box::new(wrong_headers::WrongHeaders),
         }
     }
 }

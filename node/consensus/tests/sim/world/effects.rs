@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use axolotl_common::{Round, VoteKind, genesis::Timing};
+use axolotl_common::{PublicKey, Round, VoteKind, genesis::Timing};
 use axolotl_consensus::{
-    Effect, Input, LogEntry, Message, MessageKind, TimerKind, message::Payload,
+    Admission, Effect, Input, LogEntry, Message, MessageKind, TimerKind, message::Payload,
 };
 use rand::Rng;
 
@@ -15,6 +15,12 @@ use crate::sim::{
     ledger::Block,
     net::{Micros, Script},
 };
+
+/// The limit that the mutant "every signed block executed" puts on each.
+const EVERY_LIMIT: Duration = Duration::from_secs(1);
+
+/// Copies that a liar may make of one message, each with a number of its own.
+const COPIES_MAX: u64 = 64;
 
 impl World {
     pub(super) fn step(&mut self, node: usize, input: Input) -> Result<(), Violation> {
@@ -117,6 +123,7 @@ impl World {
                     .tally
                     .entry(format!("proposal {}", fault.code()))
                     .or_default() += 1;
+                self.note_shown(node, &proposer, fault.code());
             }
             Effect::Commit { certificate, bytes } => {
                 self.log(format_args!(
@@ -141,6 +148,7 @@ impl World {
             Effect::Misbehaviour(evidence) => {
                 self.log(format_args!("{node} caught {}", evidence.validator()));
                 self.misbehaviours += 1;
+                self.note_shown(node, evidence.validator(), "equivocates");
                 let honest = self
                     .nodes
                     .iter()
@@ -191,6 +199,38 @@ impl World {
         Ok(())
     }
 
+    /// An honest node found a validator at fault.
+    fn note_shown(&mut self, by: usize, key: &PublicKey, what: &'static str) {
+        let accused = self.nodes.iter().find(|node| node.key.public() == *key);
+        let Some(accused) = accused.map(|node| node.number) else {
+            return;
+        };
+        if self.nodes[by].is_honest() {
+            let found = self.shown.entry(accused).or_default();
+            found.entry(what).or_default().insert(by);
+        }
+    }
+
+    /// The mutant that executes whatever a proposer signed.
+    pub(super) fn execute_every(
+        &mut self,
+        node: usize,
+        message: &Message,
+        judgement: Admission,
+    ) -> Result<(), Violation> {
+        let Payload::Proposal { proposal, block } = &message.payload else {
+            return Ok(());
+        };
+        if self.setup.mutant != Some(Mutant::EverySignedBlockExecuted)
+            || judgement != Admission::Accept
+        {
+            return Ok(());
+        }
+        let proposal = proposal.proposal;
+        let place = (proposal.height, proposal.round, proposal.block);
+        self.order_check(node, place, block.clone(), Some(EVERY_LIMIT))
+    }
+
     pub(super) fn broadcast(&mut self, node: usize, message: Message) -> Result<(), Violation> {
         self.log(format_args!(
             "{node} sends {} {}/{}/{}",
@@ -224,7 +264,7 @@ impl World {
                     copy: (1 << 63) | self.number,
                     rng: &mut self.rng,
                 };
-                self.number += 8;
+                self.number += COPIES_MAX;
                 actor.says(&mut cast, message)
             }
             None => vec![(peers, message)],

@@ -1,8 +1,8 @@
 //! The thread of each node that builds and checks blocks, one after the other, at a speed of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use axolotl_common::{Hash, Height, Round};
+use axolotl_common::{Epoch, Hash, Height, Round};
 use axolotl_consensus::{Input, Verdict};
 use bytes::Bytes;
 use rand::Rng;
@@ -25,6 +25,8 @@ pub(crate) struct Executor {
     started: Option<Micros>,
     /// Verdicts of this start, by block: what the log may say of it.
     pub(crate) verdicts: BTreeMap<Hash, bool>,
+    /// Rounds in which a block was executed that only its proposer stood behind.
+    first_hand: BTreeSet<(Epoch, Height, Round)>,
     /// For the mutant "verdict kept across epochs": what was built at a height.
     built: BTreeMap<Height, Bytes>,
 }
@@ -106,8 +108,18 @@ impl World {
         bytes: Bytes,
         limit: Option<std::time::Duration>,
     ) -> Result<(), Violation> {
-        let transactions = Block::decode(&bytes).map_or(0, |block| block.transactions.len());
-        let cost = self.cost(node, transactions);
+        if ledger::hash(&bytes) != block {
+            return Err(Violation {
+                invariant: "bodies",
+                what: format!("node {node} executes bytes that are not block {block}"),
+            });
+        }
+        let (transactions, extra) =
+            Block::decode(&bytes).map_or((0, 0), |block| (block.transactions.len(), block.extra));
+        let cost = self.cost(node, transactions) + extra;
+        if limit.is_some() {
+            self.note_first_hand(node, height, round)?;
+        }
         let what = What::Check {
             height,
             round,
@@ -117,9 +129,32 @@ impl World {
         let limit = limit.map(|limit| Micros::try_from(limit.as_micros()).unwrap());
         let limit = match self.setup.mutant {
             Some(Mutant::BudgetOnPolka) => limit.or(Some(MUTANT_LIMIT)),
+            Some(Mutant::ChecksWithoutEnd) => None,
             _ => limit,
         };
         self.order(node, what, cost, limit)
+    }
+
+    /// A node begins to execute a block that only its proposer stands behind: one a round.
+    fn note_first_hand(
+        &mut self,
+        node: usize,
+        height: Height,
+        round: Round,
+    ) -> Result<(), Violation> {
+        let honest = self.nodes[node].is_honest();
+        let epoch = self.nodes[node].disk.chain.set.epoch();
+        let Some(running) = self.nodes[node].running.as_mut() else {
+            return Ok(());
+        };
+        let is_first = running.executor.first_hand.insert((epoch, height, round));
+        if honest && !is_first {
+            return Err(Violation {
+                invariant: "executions",
+                what: format!("node {node} executes a second block of {height}/{round}"),
+            });
+        }
+        Ok(())
     }
 
     fn order(
@@ -266,6 +301,9 @@ impl World {
     }
 
     pub(super) fn cancel_check(&mut self, node: usize, block: Hash) {
+        if self.setup.mutant == Some(Mutant::ChecksWithoutEnd) {
+            return;
+        }
         self.cancel(
             node,
             |what| matches!(what, What::Check { block: of, .. } if *of == block),

@@ -190,6 +190,10 @@ pub(crate) enum Mutant {
     BudgetOnPolka,
     /// Timeouts never exceed the cap of the genesis, however long an execution takes.
     TimeoutCapped,
+    /// Every signed block of a round is executed, not the first one only.
+    EverySignedBlockExecuted,
+    /// An execution has no limit, and is not cancelled when its round is over.
+    ChecksWithoutEnd,
 }
 
 /// What is run.
@@ -230,7 +234,13 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     /// For how long each node at most missed the votes of each other while faults went on.
     pub(crate) missing: BTreeMap<(usize, usize), Duration>,
+    /// Who was found at fault, by honest nodes: see [`Shown`].
+    pub(crate) shown: Shown,
 }
+
+/// Validators with what others found of them ("equivocates", or the code of a fault of a proposal), and
+/// the honest nodes that found it.
+pub(crate) type Shown = BTreeMap<usize, BTreeMap<&'static str, BTreeSet<usize>>>;
 
 /// How often each thing worth a look happened.
 pub(crate) type Tally = BTreeMap<String, usize>;
@@ -288,6 +298,7 @@ pub(crate) struct World {
     misbehaviours: usize,
     unfit: BTreeSet<usize>,
     missing: BTreeMap<(usize, usize), Duration>,
+    shown: Shown,
 }
 
 impl World {
@@ -351,6 +362,7 @@ impl World {
             misbehaviours: 0,
             unfit: BTreeSet::new(),
             missing: BTreeMap::new(),
+            shown: Shown::new(),
             setup,
         };
         for (at, fault) in world.setup.plan.events.clone() {
@@ -377,6 +389,7 @@ impl World {
                 recovered_in: self.first_block.map(|at| at.saturating_sub(self.healed_at)),
                 tally: self.tally,
                 missing: self.missing,
+                shown: self.shown,
             }),
             Err(violation) => Err((violation, self.trace)),
         }
@@ -556,6 +569,12 @@ impl World {
                 self.send_bytes(to, other, (message.kind(), message.round()), bytes);
             }
         }
+        if let Admission::Reject(why) = judgement
+            && self.nodes[to].is_honest()
+        {
+            *self.tally.entry(format!("rejected: {why}")).or_default() += 1;
+        }
+        self.execute_every(to, &message, judgement)?;
         if let Some(actor) = self.nodes[to].actor.as_mut() {
             actor.hears(&message);
         }
