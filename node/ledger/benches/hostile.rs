@@ -2,7 +2,12 @@
 //!
 //! Each row is one block with one transaction of so much gas, executed to its end; with a text only rows
 //! whose name holds it. Slowest last.
-#![allow(clippy::unwrap_used, missing_docs, reason = "as in tests")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "as in tests"
+)]
 
 #[path = "../tests/support/hostile.rs"]
 mod hostile;
