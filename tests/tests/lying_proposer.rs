@@ -15,7 +15,7 @@ use axolotl_common::{
 use axolotl_node::cli::json_rpc::JsonRpc;
 use axolotl_tests::{
     Cluster, HandNode, Load, Options, binaries, checks,
-    liar::{Liar, Lie, SLOW_ACCOUNTS},
+    liar::{Liar, Lie},
     wait,
 };
 use serde_json::json;

@@ -25,7 +25,7 @@ mod vote_paths;
 use std::{
     io::ErrorKind,
     sync::{Arc, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -45,7 +45,7 @@ use crate::{
     admin::{self, Readiness},
     chain_sync,
     config::Config,
-    engine::{self, CONFLICT_RECORD, Engine, EngineParts, StatusBook},
+    engine::{CONFLICT_RECORD, Engine, EngineParts, StatusBook},
     mempool::{JournalOptions, Mempool, MempoolLimits},
     metrics::Metrics,
     network::{self, Network, NetworkConfig, PeerStatus},
