@@ -13,6 +13,7 @@ mod recovery;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 pub use nodes::Signed;
 pub use streams::{ControlStream, Sent};
@@ -578,43 +579,5 @@ impl Turn<'_> {
         if let Some(managed) = managed.and_then(|label| state.managed.get_mut(&label)) {
             managed.backoff.healthy(healthy, now);
         }
-    }
-
-    /// What keeps the registry from doing its job.
-    fn obstacles(&self) -> Vec<String> {
-        let mut obstacles = Vec::new();
-        if let Some(hash) = self
-            .core
-            .state
-            .foreign
-            .filter(|_| self.core.state.chain.is_none())
-        {
-            obstacles.push(format!(
-                "a chain with genesis {hash} exists, but the store of this registry is empty: \
-                 restore the store, or adopt (axolotl-registry adopt --help); no second genesis will be formed"
-            ));
-        }
-        obstacles.extend(self.core.runtime_fault.clone());
-        obstacles.extend(self.fence());
-        obstacles
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.obstacles();
-        let state = &self.core.state;
-        if state.rules.open_registration {
-            warnings.push(
-                "registration is open: whoever reaches this port may join; set \
-                 REGISTRATION=token"
-                    .to_owned(),
-            );
-        }
-        warnings.extend(self.trust_warning());
-        if state.shutdown {
-            warnings.push(
-                "shut down: nothing is started until the registry is started again".to_owned(),
-            );
-        }
-        warnings
     }
 }
