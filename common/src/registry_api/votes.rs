@@ -34,7 +34,8 @@ impl VoteReport {
     /// Whether the reporter, whose head this is, takes the validator for silent.
     pub fn is_silent(&self, head: Height) -> bool {
         let long = |ms| Duration::from_millis(ms) >= SILENT_AFTER;
-        self.missing_ms.is_some_and(long) && head.0 >= self.height.0.saturating_add(SILENT_HEIGHTS)
+        let above = head.0.checked_sub(self.height.0);
+        self.missing_ms.is_some_and(long) && above.is_some_and(|above| above >= SILENT_HEIGHTS)
     }
 }
 
