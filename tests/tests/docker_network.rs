@@ -20,8 +20,12 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// The head of a validator and its key.
 async fn head_of(cluster: &DockerCluster, label: &str) -> anyhow::Result<(Height, PublicKey)> {
-    let status = cluster.self_status(label).await?;
-    Ok((status.height, status.public_key))
+    // The host may still know an address that was given anew by its former owner's hardware address.
+    wait::until("a validator to answer the host", DEADLINE, async || {
+        let status = cluster.self_status(label).await?;
+        Ok((status.height, status.public_key))
+    })
+    .await
 }
 
 /// Waits until `observers` have received votes of a validator above their own head at the call. The nodes say so

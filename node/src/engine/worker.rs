@@ -342,7 +342,8 @@ impl Worker {
             return Ok(());
         }
         self.rebase();
-        let verdict = if self.executed.contains_key(&B256::from(block.0)) {
+        let known = self.executed.get(&B256::from(block.0));
+        let verdict = if known.is_some_and(|known| known.bytes[..] == *bytes) {
             Verdict::Valid
         } else {
             match self.execute(bytes, limit) {

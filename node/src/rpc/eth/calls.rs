@@ -191,8 +191,8 @@ fn refused(rpc: &Rpc, error: CallError) -> RpcError {
         CallError::State(cause) => RpcError::internal(cause),
         // geth's words.
         CallError::Interrupted => RpcError::Server(format!(
-            "execution aborted (timeout = {}s)",
-            rpc.limits().call_timeout.as_secs()
+            "execution aborted (timeout = {:?})",
+            rpc.limits().call_timeout
         )),
         error => RpcError::Server(error.to_string()),
     }
