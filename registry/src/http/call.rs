@@ -23,6 +23,10 @@ use super::{
 };
 use crate::registry::{Signed, wall_ms};
 
+/// What is read of a body that is too large, and not kept: little more than the largest that any call may
+/// have. It takes time of its connection, which is bounded, and no memory.
+const DISCARDED_MAX_BYTES: usize = MAX_ANSWER_BYTES + (1 << 20);
+
 /// Largest body of a call, where it is not [`MAX_BODY_BYTES`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyLimit(usize);
@@ -65,10 +69,17 @@ impl Body {
             )
         };
         let announced = body.size_hint().lower();
+        let mut chunks = body.into_data_stream();
         if usize::try_from(announced).is_ok_and(|length| length > most) {
+            // A client that is cut off while it writes does not read the answer.
+            let mut discarded = 0;
+            while discarded < DISCARDED_MAX_BYTES
+                && let Some(Ok(chunk)) = chunks.next().await
+            {
+                discarded += chunk.len();
+            }
             return Err(too_large());
         }
-        let mut chunks = body.into_data_stream();
         let mut read = Self::default();
         let mut reading = None;
         let mut paid = FREE_BODY_BYTES;
