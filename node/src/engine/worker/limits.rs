@@ -123,6 +123,8 @@ pub(super) struct Timed<'a> {
     /// Whether the budget is large enough for a last attempt.
     takes_heavy: bool,
     began: Instant,
+    /// Time that the transaction handed out last was given.
+    slice: Duration,
     /// Time of transactions that were interrupted.
     lost: Duration,
     /// The heavy transaction that was handed out.
@@ -146,6 +148,7 @@ impl<'a> Timed<'a> {
             budget,
             takes_heavy: budget >= most,
             began: Instant::now(),
+            slice: Duration::ZERO,
             lost: Duration::ZERO,
             heavy: None,
             unread: Vec::new(),
@@ -172,7 +175,8 @@ impl TxSource for Timed<'_> {
                 if !self.takes_heavy {
                     return None;
                 }
-                let alone = now + self.budget * ALONE_TIMES;
+                self.slice = self.budget * ALONE_TIMES;
+                let alone = now + self.slice;
                 self.limit.block.set(alone);
                 self.limit.transaction.set(Some(alone));
                 self.heavy = Some(hash);
@@ -183,8 +187,8 @@ impl TxSource for Timed<'_> {
                     .skip_sender(&tx, "the block is full: time for heavy transactions");
                 continue;
             }
-            let slice = left.min(self.first_attempt());
-            self.limit.transaction.set(Some(now + slice));
+            self.slice = left.min(self.first_attempt());
+            self.limit.transaction.set(Some(now + self.slice));
             return Some(tx);
         }
     }
@@ -198,8 +202,7 @@ impl TxSource for Timed<'_> {
     }
 
     fn interrupted(&mut self, tx: &Tx, why: Interruption) {
-        let took = self.began.elapsed();
-        self.lost += took;
+        self.lost += self.began.elapsed();
         self.inner.interrupted(tx, why);
         if self.limit.control.is_cancelled() {
             return;
@@ -212,18 +215,14 @@ impl TxSource for Timed<'_> {
                 }
                 self.unread.push(hash);
             }
-            // What came when little time was left had no fair attempt, nor had one in a small block.
-            Interruption::Execution if !self.takes_heavy => {}
+            // What came when little time was left had no fair attempt, nor had one in a small block. An
+            // attempt counts by the time that it was given, not by what it used: a precompiled contract that
+            // cannot end in it is not begun.
+            Interruption::Execution if !self.takes_heavy || self.slice < self.first_attempt() => {}
             Interruption::Execution => {
-                let limit = if self.heavy == Some(hash) {
-                    self.budget * ALONE_TIMES
-                } else {
-                    self.first_attempt()
-                };
-                if took >= limit {
-                    let reason = InterruptReason::ExecutionTime { limit };
-                    self.mempool.interrupted(&hash, reason);
-                }
+                let limit = self.slice;
+                let reason = InterruptReason::ExecutionTime { limit };
+                self.mempool.interrupted(&hash, reason);
             }
         }
     }
