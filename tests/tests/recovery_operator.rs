@@ -365,6 +365,9 @@ async fn a_registry_on_a_store_from_before_a_recovery_learns_of_it() -> anyhow::
     loss::finish(cluster).await
 }
 
+/// The four of the genesis, and the one that took a place before the store was put back.
+const FIRST_FIVE: [&str; 5] = ["node1", "node2", "node3", "node4", "node5"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_on_a_store_from_before_a_planned_change_takes_over_nothing()
 -> anyhow::Result<()> {
@@ -382,9 +385,12 @@ async fn a_registry_on_a_store_from_before_a_planned_change_takes_over_nothing()
     does_nothing(&mut cluster, &traffic).await?;
     let acknowledged = traffic.stop().await?;
     let running = cluster.node_processes();
+    // What the refused registry started itself is admitted by nobody: its list counts for nothing.
+    let known = |label: &str| FIRST_FIVE.contains(&label);
     let ports = running
-        .values()
-        .filter_map(|node| node.variable("RPC_PORT"));
+        .iter()
+        .filter(|(label, _)| known(label))
+        .filter_map(|(_, node)| node.variable("RPC_PORT"));
     let clients = ports.map(|port| JsonRpc::new(&format!("http://127.0.0.1:{port}"), CALL));
     let clients: Vec<JsonRpc> = clients.collect::<Result<_, _>>()?;
     checks::all_present(&clients, &acknowledged).await?;
